@@ -1,0 +1,256 @@
+//! Writes checkpoints, beside everything else: R durable, pages, sync, root slot, sync (L6).
+//!
+//! Owns the running checkpoint and who waits for one. What is in it is frozen by `metadata/checkpoint.rs`.
+
+use super::operations::Pending;
+use super::{Core, DeltaNumber, Key, Side, Then};
+use crate::canary::{self, Canary};
+use crate::format::ROOT_SLOT_PAGES;
+use crate::metadata::{Frozen, SlotFacts};
+use crate::options::Owner;
+use crate::storage::{DiskError, Operation};
+
+/// The running checkpoint.
+struct Running {
+    frozen: Frozen,
+    /// Everything up to this delta is in it.
+    number: DeltaNumber,
+    stage: Stage,
+    waiters: Vec<Key>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    AwaitDurable,
+    Pages(usize),
+    Sync,
+    Slot,
+    SlotSync,
+}
+
+/// Checkpoints of a pool.
+#[derive(Default)]
+pub struct CheckpointState {
+    running: Option<Running>,
+    wanted: bool,
+    waiters: Vec<Key>,
+    /// What the newest durable slot holds, and where the log goes on behind it.
+    last: (DeltaNumber, u64),
+    close: Close,
+    /// Metadata pages that had been allocated when the last checkpoint was frozen.
+    allocated: u64,
+}
+
+/// How far closing has come: both root slots get the last state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Close {
+    #[default]
+    No,
+    First(Key),
+    Clean(Key),
+}
+
+impl CheckpointState {
+    /// A state whose two slots both hold everything up to `position` in the log.
+    pub fn new(position: u64) -> Self {
+        Self { last: (DeltaNumber(0), position), ..Self::default() }
+    }
+
+    /// Wants a checkpoint soon.
+    pub fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The delta that has to be durable before the checkpoint goes on.
+    pub fn awaits(&self) -> Option<DeltaNumber> {
+        self.running
+            .as_ref()
+            .filter(|running| running.stage == Stage::AwaitDurable)
+            .map(|running| running.number)
+    }
+
+    /// Everybody who waits for a checkpoint, for a pool that failed.
+    pub fn drain(&mut self) -> Vec<Key> {
+        let mut keys = std::mem::take(&mut self.waiters);
+        keys.extend(self.running.take().into_iter().flat_map(|running| running.waiters));
+        if let Close::First(key) | Close::Clean(key) = std::mem::take(&mut self.close) {
+            keys.push(key);
+        }
+        self.wanted = false;
+        keys
+    }
+}
+
+impl Core {
+    pub(super) fn start_checkpoint_request(&mut self, key: Key) {
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.parts += 1;
+        }
+        self.checkpoint.waiters.push(key);
+        self.checkpoint.wanted = true;
+    }
+
+    pub(super) fn start_close(&mut self, key: Key) {
+        self.closing = true;
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.parts += 1;
+        }
+        self.checkpoint.close = Close::First(key);
+    }
+
+    /// Starts a checkpoint if one is due, and moves the running one on.
+    pub(super) fn run_checkpoint(&mut self) {
+        if self.failure.is_some() {
+            return;
+        }
+        if self.checkpoint.running.is_none() && self.checkpoint_is_due() {
+            self.start_checkpoint();
+        }
+        let durable = self.commit.durable.number;
+        let ahead = canary::broken(Canary::CheckpointAheadOfData);
+        if self.checkpoint.awaits().is_some_and(|number| durable >= number || ahead) {
+            self.write_checkpoint_pages();
+        }
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let log_half_full = self.commit.ring.used_pages() >= self.commit.ring.pages() / 2;
+        let many_pages = self.metadata.forest.pages.allocated()
+            >= self.checkpoint.allocated + self.options.checkpoint_pages as u64;
+        let closing = self.checkpoint.close != Close::No && self.closes_now();
+        self.checkpoint.wanted || log_half_full || many_pages || closing || self.commit.proof_starves()
+    }
+
+    /// Closing waits until nothing else is being carried out.
+    fn closes_now(&self) -> bool {
+        self.requests.len() == 1 && self.jobs.is_empty() && self.gathers.is_empty() && self.reads.is_empty()
+    }
+
+    fn start_checkpoint(&mut self) {
+        self.compose_all();
+        let position = self.commit.ring.head;
+        let clean = matches!(self.checkpoint.close, Close::Clean(_)) && self.closes_now();
+        let facts = SlotFacts {
+            incarnation: self.commit.incarnation(),
+            sequence: self.commit.composed.sequence,
+            log_position: position,
+            clean,
+            owner: if clean { Owner::default() } else { self.options.owner.clone() },
+        };
+        match self.metadata.freeze(facts) {
+            Ok(frozen) => {
+                let number = self.commit.composed.number;
+                let waiters = std::mem::take(&mut self.checkpoint.waiters);
+                self.checkpoint.wanted = false;
+                self.checkpoint.allocated = self.metadata.forest.pages.allocated();
+                self.checkpoint.running =
+                    Some(Running { frozen, number, stage: Stage::AwaitDurable, waiters });
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn write_checkpoint_pages(&mut self) {
+        let Some(running) = &mut self.checkpoint.running else { return };
+        let pages = std::mem::take(&mut running.frozen.pages);
+        running.stage = Stage::Pages(pages.len());
+        let none = pages.is_empty();
+        for (page, bytes) in pages {
+            let write = Operation::Write { offset_bytes: page.offset_bytes(), bytes };
+            self.submit_operation(Side::Metadata, write, Pending::CheckpointPage);
+        }
+        if none {
+            self.sync_checkpoint_pages();
+        }
+    }
+
+    pub(super) fn checkpoint_page_done(&mut self, result: Result<(), DiskError>) {
+        if let Err(cause) = result {
+            return self.fail(cause.into_error("write of the metadata file"));
+        }
+        let Some(running) = &mut self.checkpoint.running else { return };
+        if let Stage::Pages(left) = &mut running.stage {
+            *left -= 1;
+            if *left == 0 {
+                self.sync_checkpoint_pages();
+            }
+        }
+    }
+
+    fn sync_checkpoint_pages(&mut self) {
+        if canary::broken(Canary::SlotAheadOfPages) {
+            return self.write_slot();
+        }
+        self.set_stage(Stage::Sync);
+        self.submit_operation(Side::Metadata, Operation::Sync, Pending::CheckpointSync);
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        if let Some(running) = &mut self.checkpoint.running {
+            running.stage = stage;
+        }
+    }
+
+    pub(super) fn checkpoint_pages_synced(&mut self, result: Result<(), DiskError>) {
+        match result {
+            Ok(()) => self.write_slot(),
+            Err(cause) => self.fail(cause.into_error("sync of the metadata file")),
+        }
+    }
+
+    fn write_slot(&mut self) {
+        let Some(running) = &self.checkpoint.running else { return };
+        let slot = &running.frozen.slot;
+        let page = ROOT_SLOT_PAGES[(slot.generation.0 % 2) as usize];
+        match slot.encode(&self.metadata.superblock.pool) {
+            Ok(buffer) => {
+                self.set_stage(Stage::Slot);
+                let write = Operation::Write { offset_bytes: page.offset_bytes(), bytes: buffer.freeze() };
+                self.submit_operation(Side::Metadata, write, Pending::Slot);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    pub(super) fn slot_written(&mut self, result: Result<(), DiskError>) {
+        match result {
+            Ok(()) => {
+                self.set_stage(Stage::SlotSync);
+                self.submit_operation(Side::Metadata, Operation::Sync, Pending::SlotSync);
+            }
+            Err(cause) => self.fail(cause.into_error("write of the root slot")),
+        }
+    }
+
+    /// The slot is durable: what only the slot that it replaced needed is free.
+    pub(super) fn slot_synced(&mut self, result: Result<(), DiskError>) {
+        if let Err(cause) = result {
+            return self.fail(cause.into_error("sync of the root slot"));
+        }
+        let Some(running) = self.checkpoint.running.take() else { return };
+        let slot = &running.frozen.slot;
+        let (older_number, older_position) = self.checkpoint.last;
+        self.checkpoint.last = (running.number, slot.log_position);
+        self.metadata.forest.pages.release(slot.generation);
+        self.commit.in_both_slots(older_number);
+        self.commit.ring.tail =
+            if canary::broken(Canary::LogReleasedEarly) { slot.log_position } else { older_position };
+        self.room.changed = true;
+        running.waiters.into_iter().for_each(|key| self.happen(Then::Part(key)));
+        self.close_goes_on(slot.clean);
+    }
+
+    fn close_goes_on(&mut self, clean: bool) {
+        match self.checkpoint.close {
+            Close::First(key) if self.closes_now() => {
+                self.checkpoint.close = Close::Clean(key);
+                self.checkpoint.wanted = true;
+            }
+            Close::Clean(key) if clean => {
+                self.checkpoint.close = Close::No;
+                self.part_done(key, Ok(()));
+            }
+            _ => {}
+        }
+    }
+}

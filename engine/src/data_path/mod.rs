@@ -1,0 +1,183 @@
+//! Moves requests: decides, hands out disk operations that own their memory, takes completions, answers.
+//!
+//! Owns [`Core`], one for a pool. It never waits and never does I/O; time comes in through [`Core::turn`]. A decision
+//! that lacks a metadata page is put aside as a [`Task`] until the page is there, and is then taken anew from the
+//! start, so nothing is ever half done.
+//!
+//! The walk of a write:
+//!
+//! | step | file | what happens |
+//! |---|---|---|
+//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block |
+//! | 2 | `write.rs` | mapping found, sectors locked (`locks.rs`), place chosen, room set aside (`room.rs`) |
+//! | 3 | `gather.rs` | only for parts of sectors and second layers: what is there is read first |
+//! | 4 | `job.rs` | data written to the chosen block (`space.rs` gave it); on completion the delta is applied |
+//! | 5 | `commit.rs` | the delta is put into a record; when it is written the request is answered |
+//! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
+//!
+//! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`; joining two layers
+//! `collapse.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file).
+//! `opening.rs` makes a core from two disks.
+
+mod checkpoint;
+mod collapse;
+mod commit;
+mod control;
+mod fail;
+mod gather;
+mod job;
+mod locks;
+mod opening;
+mod operations;
+mod read;
+mod reclaim;
+mod room;
+mod space;
+mod status;
+mod submit;
+mod turn;
+mod unmap;
+mod unproven;
+mod write;
+
+pub use opening::open;
+pub use space::SpaceCounts;
+pub use status::{PoolStatus, VolumeInfo};
+
+use crate::error::Error;
+use crate::metadata::Metadata;
+use crate::options::OpenOptions;
+use crate::request::{Outcome, Reply, RequestId};
+use crate::storage::{Operation, Ticket};
+use crate::units::{DataBlock, PageNumber, SectorMask, VolumeId};
+use commit::Commit;
+use locks::Locks;
+use operations::Pending;
+use rustc_hash::{FxHashMap, FxHashSet};
+use space::Space;
+use std::collections::{BTreeSet, VecDeque};
+use unproven::Unproven;
+
+/// Which of a pool's two disks an operation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The data file: blocks and log.
+    Data,
+    /// The metadata file.
+    Metadata,
+}
+
+/// Counts deltas from the opening on. A delta has its number before it has its record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeltaNumber(pub u64);
+
+/// A request while it is being carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(u64);
+
+/// A decision that can be taken, now or when what it waits for has come.
+pub enum Task {
+    /// Read the whole range of a request.
+    Read(read::ReadTask),
+    /// Write into one block.
+    Write(write::WriteTask),
+    /// Publish what a job has written.
+    Publish(Box<job::Job>),
+    /// Make sectors of one block read as zeros.
+    Clear(unmap::ClearTask),
+    /// Unmap a range of blocks, a slice at a time.
+    Unmap(unmap::UnmapTask),
+    /// Join layers, block by block.
+    Collapse(collapse::CollapseTask),
+    /// Make, freeze, delete or change volumes.
+    Control(control::ControlTask),
+}
+
+/// What happens when something has been reached.
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// A part of a request is done.
+    Part(Key),
+    /// A request is durable and can be answered.
+    Answer(Key),
+    /// A task goes on.
+    Run(Task),
+    /// A slab can be given out: first block and length.
+    Slab(DataBlock, u64),
+}
+
+/// A request that is not answered yet.
+struct OpenRequest {
+    id: RequestId,
+    parts: u32,
+    error: Option<Error>,
+    /// Answer only after a sync.
+    durable: bool,
+    outcome: Outcome,
+}
+
+/// The engine of one open pool.
+pub struct Core {
+    metadata: Metadata,
+    commit: Commit,
+    space: Space,
+    locks: Locks,
+    unproven: Unproven,
+    options: OpenOptions,
+    requests: FxHashMap<Key, OpenRequest>,
+    next_key: u64,
+    /// Operations in flight, by ticket.
+    pending: FxHashMap<Ticket, Pending>,
+    next_ticket: u64,
+    /// Tickets of data writes in flight, for snapshots to wait for.
+    data_writes: BTreeSet<Ticket>,
+    /// Snapshots that wait until no data write before a ticket is in flight.
+    barriers: Vec<(Ticket, Key)>,
+    outbox: VecDeque<(Side, Ticket, Operation)>,
+    replies: VecDeque<(RequestId, Reply)>,
+    ready: VecDeque<Task>,
+    page_loads: FxHashMap<PageNumber, operations::PageLoad>,
+    waiting_for_proof: VecDeque<(DeltaNumber, Task)>,
+    waiting_for_room: VecDeque<Task>,
+    waiting_for_block: VecDeque<Task>,
+    /// Blocks that operations of former owners still name.
+    waiting_for_pins: VecDeque<Task>,
+    room: room::RoomState,
+    checkpoint: checkpoint::CheckpointState,
+    slab: reclaim::SlabState,
+    growth: reclaim::GrowthState,
+    reads: FxHashMap<Key, read::OpenRead>,
+    gathers: FxHashMap<u64, gather::Gather>,
+    jobs: FxHashMap<u64, Box<job::Job>>,
+    next_job: u64,
+    /// Snapshots and volumes that are not answered yet, and therefore not to be seen.
+    unborn: FxHashSet<VolumeId>,
+    /// Why the pool takes no writes, once it does not.
+    failure: Option<Error>,
+    /// Sectors written since the last sync was submitted, and those that the running sync covers.
+    unsynced: FxHashMap<DataBlock, SectorMask>,
+    syncing: FxHashMap<DataBlock, SectorMask>,
+    /// Sectors whose writes a failed sync may have lost.
+    lost: FxHashMap<DataBlock, SectorMask>,
+    now_ms: u64,
+    last_delta_ms: u64,
+    closing: bool,
+}
+
+impl Core {
+    /// The next disk operation to start. Its completion comes back through [`Core::complete`].
+    pub fn next_operation(&mut self) -> Option<(Side, Ticket, Operation)> {
+        self.outbox.pop_front()
+    }
+
+    /// The next answer.
+    pub fn next_reply(&mut self) -> Option<(RequestId, Reply)> {
+        self.replies.pop_front()
+    }
+
+    /// Whether nothing is left to do but wait for requests and time.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.outbox.is_empty() && self.ready.is_empty()
+    }
+}

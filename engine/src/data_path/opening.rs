@@ -1,0 +1,189 @@
+//! Opens a pool: recovers the present, and writes the verdict before anything is served (L5).
+//!
+//! Owns the order of an opening. What is found is `metadata/recovery.rs`'s answer.
+
+use super::checkpoint::CheckpointState;
+use super::commit::Commit;
+use super::locks::Locks;
+use super::space::Space;
+use super::unproven::Unproven;
+use super::{Core, Task, reclaim, room};
+use crate::canary::{self, Canary};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{LogHead, ROOT_SLOT_PAGES, RootSlot, VolumeState};
+use crate::metadata::recovery::{Checked, Files, Recovered, recover};
+use crate::metadata::{SlotFacts, write_checkpoint};
+use crate::options::OpenOptions;
+use crate::storage::Disk;
+use crate::units::{BLOCK_BYTES, DataBlock, Generation, Incarnation, SECTOR_BYTES};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::{BTreeSet, VecDeque};
+
+/// Opens the pool on two disks for writing, one operation at a time. No other opening may have them.
+pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions) -> Result<Core> {
+    let mut files = Files::new(data, metadata);
+    let mut found = recover(&mut files)?;
+    refuse_read_only(&found)?;
+    if found.findings.fallback.is_some() {
+        settle_fallback(&mut files, &mut found)?;
+    }
+    let incarnation = found.incarnation.next(options.nonce);
+    write_verdict(&mut files, &mut found, incarnation, options)?;
+    found.ring.tail = found.ring.head;
+    let mut core = Core::behind(found, incarnation, options);
+    core.resume_deletions();
+    Ok(core)
+}
+
+fn refuse_read_only(found: &Recovered) -> Result<()> {
+    let slot = &found.metadata.slot;
+    if slot.owner.kernel {
+        return Err(Error::new(
+            ErrorKind::InUse,
+            "the kernel's dm-thin has the data file; take it back first",
+        ));
+    }
+    if found.metadata.superblock.unknown_read_only_compatible() != 0 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the pool has a feature that this program may read but not write; use a newer one",
+        ));
+    }
+    Ok(())
+}
+
+/// The newest slot led to damage, the other one did not: before anything is written, the good one becomes newest.
+fn settle_fallback(files: &mut Files<'_>, found: &mut Recovered) -> Result<()> {
+    let used = &found.metadata.slot;
+    let mut generation = Generation(found.newest.0.max(used.generation.0) + 1);
+    if generation.0 % 2 == used.generation.0 % 2 {
+        // The good slot keeps its place until the copy stands in the bad one's.
+        generation.0 += 1;
+    }
+    let slot = RootSlot { generation, ..used.clone() };
+    let page = ROOT_SLOT_PAGES[(generation.0 % 2) as usize];
+    files.metadata.write(page.offset_bytes(), slot.encode(&found.metadata.superblock.pool)?.freeze())?;
+    files.metadata.sync()?;
+    found.metadata.slot = slot;
+    found.metadata.forest.start_generation(Generation(generation.0 + 1));
+    Ok(())
+}
+
+/// Sync of the data, then the state that was found in both slots under a new incarnation, then the log head.
+fn write_verdict(
+    files: &mut Files<'_>,
+    found: &mut Recovered,
+    incarnation: Incarnation,
+    options: &OpenOptions,
+) -> Result<()> {
+    if !canary::broken(Canary::VerdictUnsynced) {
+        rewrite_checked(files, &found.checked)?;
+        files.data.sync()?;
+    }
+    let state = &mut found.metadata;
+    make_room(files, state)?;
+    for _ in ROOT_SLOT_PAGES {
+        let facts = SlotFacts {
+            incarnation,
+            sequence: found.sequence,
+            log_position: found.ring.head,
+            clean: false,
+            owner: options.owner.clone(),
+        };
+        let frozen = state.freeze(facts)?;
+        let generation = frozen.slot.generation;
+        write_checkpoint(files, &state.superblock.pool, frozen)?;
+        state.forest.pages.release(generation);
+    }
+    let head = LogHead { pool: state.superblock.pool, incarnation };
+    files.data.write(found.ring.head_page_offset_bytes(), head.encode().freeze())?;
+    files.data.sync()
+}
+
+/// A sync that failed before the last process died may have left data in memory that a later sync does not write:
+/// what was verified is written once more, so that the sync of the verdict covers it.
+fn rewrite_checked(files: &mut Files<'_>, checked: &[Checked]) -> Result<()> {
+    for (block, sectors) in checked {
+        for (first, count) in sectors.runs() {
+            let offset = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
+            let bytes = files.data.read(offset, (u64::from(count) * SECTOR_BYTES) as usize)?;
+            files.data.write(offset, bytes.freeze())?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaying may have used up the room that the verdict needs.
+fn make_room(files: &mut Files<'_>, state: &mut crate::metadata::Metadata) -> Result<()> {
+    let needed = 2 * state.checkpoint_pages_at_most() as u64;
+    let forest = &mut state.forest;
+    if forest.pages.free_pages() >= needed {
+        return Ok(());
+    }
+    let page = crate::units::PAGE_BYTES as u64;
+    let now = forest.page_counts.len();
+    let more = needed - forest.pages.free_pages();
+    if files.metadata.allocate(now * page, more * page).and_then(|()| files.metadata.sync()).is_ok() {
+        forest.grow_pages(now + more);
+    }
+    // Where the file cannot grow, the reserve has to do; freezing says so if it does not.
+    Ok(())
+}
+
+impl Core {
+    fn behind(found: Recovered, incarnation: Incarnation, options: &OpenOptions) -> Self {
+        let metadata = found.metadata;
+        let counts = &metadata.forest.data_counts;
+        let space =
+            Space::new(counts.len(), options.recycle_blocks, |block: DataBlock| counts.get(block.0) > 0);
+        let position = found.ring.head;
+        let commit = Commit::new(found.ring, metadata.superblock.secret, incarnation, found.sequence);
+        Self {
+            metadata,
+            commit,
+            space,
+            locks: Locks::default(),
+            unproven: Unproven::default(),
+            options: options.clone(),
+            requests: FxHashMap::default(),
+            next_key: 0,
+            pending: FxHashMap::default(),
+            next_ticket: 0,
+            data_writes: BTreeSet::new(),
+            barriers: Vec::new(),
+            outbox: VecDeque::new(),
+            replies: VecDeque::new(),
+            ready: VecDeque::new(),
+            page_loads: FxHashMap::default(),
+            waiting_for_proof: VecDeque::new(),
+            waiting_for_room: VecDeque::new(),
+            waiting_for_block: VecDeque::new(),
+            waiting_for_pins: VecDeque::new(),
+            room: room::RoomState::default(),
+            checkpoint: CheckpointState::new(position),
+            slab: reclaim::SlabState::default(),
+            growth: reclaim::GrowthState::default(),
+            reads: FxHashMap::default(),
+            gathers: FxHashMap::default(),
+            jobs: FxHashMap::default(),
+            next_job: 0,
+            unborn: FxHashSet::default(),
+            failure: None,
+            unsynced: FxHashMap::default(),
+            syncing: FxHashMap::default(),
+            lost: FxHashMap::default(),
+            now_ms: 0,
+            last_delta_ms: 0,
+            closing: false,
+        }
+    }
+
+    /// Deletions that a crash interrupted go on where their records say.
+    fn resume_deletions(&mut self) {
+        let deleting = self.metadata.volumes.iter().filter(|record| record.state == VolumeState::Deleting);
+        let tasks: Vec<Task> = deleting.map(|record| Task::Unmap(self.deletion(record.id))).collect();
+        self.ready.extend(tasks);
+    }
+}
+
+const _: () = assert!(BLOCK_BYTES.is_multiple_of(SECTOR_BYTES));

@@ -1,0 +1,159 @@
+//! In the background: blocks made ready in slabs, free blocks given back to the host, and the metadata file's growth.
+//!
+//! Owns the operations for these; what they change is `space.rs` and the forest's free pages. One of each runs at a
+//! time. Room becomes usable only once its allocation has been synced.
+
+use super::operations::Pending;
+use super::{Core, Side, Then};
+use crate::error::{Error, ErrorKind};
+use crate::storage::{DiskError, Operation};
+use crate::units::{BLOCK_BYTES, DataBlock, PAGE_BYTES};
+
+/// The slab that is being made ready.
+#[derive(Default)]
+pub struct SlabState {
+    running: bool,
+    /// How many blocks the next one has; halved when the host has no room for so many.
+    blocks: u64,
+    /// The host refused a single block, until something changes.
+    refused: bool,
+    punching: bool,
+}
+
+impl SlabState {
+    /// Whether a slab is on its way, or will be tried.
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+}
+
+/// The growth of the metadata file that is under way.
+#[derive(Default)]
+pub struct GrowthState {
+    to_pages: Option<u64>,
+    wanted: bool,
+    failed: bool,
+}
+
+impl GrowthState {
+    /// Whether the last try found no room.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+}
+
+impl Core {
+    /// Starts what is due.
+    pub(super) fn run_reclaim(&mut self) {
+        if self.failure.is_some() || self.closing {
+            return;
+        }
+        let ahead = self.options.slab_blocks / 4;
+        let short = self.space.ready() <= ahead || !self.waiting_for_block.is_empty();
+        if short && !self.slab.running && !self.slab.refused {
+            self.start_slab();
+        }
+        if !self.slab.punching {
+            self.start_punch();
+        }
+        if self.growth.wanted && self.growth.to_pages.is_none() {
+            self.start_growth();
+        }
+    }
+
+    fn start_slab(&mut self) {
+        let blocks = if self.slab.blocks == 0 { self.options.slab_blocks } else { self.slab.blocks };
+        let Some((first, blocks)) = self.space.take_holes(blocks) else { return };
+        self.slab.running = true;
+        let allocate =
+            Operation::Allocate { offset_bytes: first.offset_bytes(), length_bytes: blocks * BLOCK_BYTES };
+        self.submit_operation(Side::Data, allocate, Pending::Slab(first, blocks));
+    }
+
+    pub(super) fn slab_allocated(&mut self, first: DataBlock, blocks: u64, result: Result<(), DiskError>) {
+        self.commit.data_changed();
+        if result.is_ok() {
+            self.slab.blocks = 0;
+            return self.commit.wait_for_sync(Then::Slab(first, blocks));
+        }
+        self.slab.running = false;
+        self.space.return_holes(first, blocks);
+        self.slab.blocks = (blocks / 2).max(1);
+        if blocks == 1 {
+            self.slab.refused = true;
+            self.refuse_block_waiters();
+        }
+    }
+
+    /// The host has no room for one more block: what waits for one fails, and later writes try again.
+    fn refuse_block_waiters(&mut self) {
+        let error = Error::new(
+            ErrorKind::NoSpace,
+            "the file system that holds the data file has no room; free some there",
+        );
+        let waiting = std::mem::take(&mut self.waiting_for_block);
+        waiting.into_iter().for_each(|task| self.fail_task(task, &error));
+        self.slab.refused = false;
+    }
+
+    pub(super) fn slab_synced(&mut self, first: DataBlock, blocks: u64) {
+        self.slab.running = false;
+        self.space.slab_ready(first, blocks);
+    }
+
+    fn start_punch(&mut self) {
+        let Some((first, blocks)) = self.space.take_punch() else { return };
+        self.slab.punching = true;
+        let punch =
+            Operation::Punch { offset_bytes: first.offset_bytes(), length_bytes: blocks * BLOCK_BYTES };
+        self.submit_operation(Side::Data, punch, Pending::Punch(first, blocks));
+    }
+
+    pub(super) fn punch_done(&mut self, first: DataBlock, blocks: u64, result: Result<(), DiskError>) {
+        self.commit.data_changed();
+        self.slab.punching = false;
+        self.space.punched(first, blocks, result.is_ok());
+    }
+
+    /// Wants the metadata file to grow by a step.
+    pub(super) fn want_growth(&mut self) {
+        self.growth.wanted = true;
+    }
+
+    fn start_growth(&mut self) {
+        self.growth.wanted = false;
+        let now = self.metadata.forest.page_counts.len();
+        let to = now + self.options.metadata_step_pages.max(1);
+        self.growth.to_pages = Some(to);
+        let page = PAGE_BYTES as u64;
+        let allocate = Operation::Allocate { offset_bytes: now * page, length_bytes: (to - now) * page };
+        self.submit_operation(Side::Metadata, allocate, Pending::Growth);
+    }
+
+    pub(super) fn growth_allocated(&mut self, result: Result<(), DiskError>) {
+        match result {
+            Ok(()) => {
+                self.submit_operation(Side::Metadata, Operation::Sync, Pending::GrowthSync);
+            }
+            Err(_) => self.growth_over(false),
+        }
+    }
+
+    pub(super) fn growth_synced(&mut self, result: Result<(), DiskError>) {
+        match result {
+            Ok(()) => self.growth_over(true),
+            // What else this sync should have covered is not known any more.
+            Err(cause) => self.fail(cause.into_error("sync of the metadata file")),
+        }
+    }
+
+    fn growth_over(&mut self, done: bool) {
+        let Some(to) = self.growth.to_pages.take() else { return };
+        self.growth.failed = !done;
+        if done {
+            self.metadata.forest.grow_pages(to);
+            self.metadata_was_freed();
+        }
+        self.room.changed = true;
+    }
+}

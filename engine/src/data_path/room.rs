@@ -1,0 +1,166 @@
+//! Room before promise: log pages, metadata pages and unproven bytes are set aside before a change is begun.
+//!
+//! Owns what is set aside, and who waits for room, proof, or a block. What makes room is `checkpoint.rs` and
+//! `reclaim.rs`.
+
+use super::{Core, DeltaNumber, Task};
+use crate::error::{Error, ErrorKind};
+use crate::units::Generation;
+
+/// Metadata pages that only unmaps may take, so that a full pool can be emptied.
+const UNMAP_PAGES: u64 = 64;
+/// Checkpoints after which pages freed before are free.
+const CHECKPOINTS_TO_RELEASE: u64 = 3;
+
+/// What a change may need at worst; or the sum of what is set aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Pages of the log.
+    pub log_pages: u64,
+    /// Pages of the metadata file.
+    pub metadata_pages: u64,
+    /// Bytes of data that recovery may have to check.
+    pub unproven_bytes: u64,
+}
+
+/// Set aside, and what is known about getting more.
+#[derive(Default)]
+pub struct RoomState {
+    /// Set aside beside the log's pages, which `commit.rs` counts.
+    reserved: Room,
+    /// The generation since which metadata pages have been short and the file could not grow.
+    full_since: Option<Generation>,
+    /// Something was given back: who waits should try again.
+    pub changed: bool,
+    /// The last delta whose proof has been acted upon.
+    pub proven: DeltaNumber,
+}
+
+impl Core {
+    /// Sets room aside for a write. If there is none, says to the background what is missing.
+    pub(super) fn admit(&mut self, needed: Room) -> bool {
+        let checkpoint = self.metadata.checkpoint_pages_at_most() as u64;
+        self.admit_above(needed, 4 * checkpoint + UNMAP_PAGES)
+    }
+
+    /// Sets room aside for a change that frees something, down to what checkpoints need.
+    pub(super) fn admit_unmap(&mut self, needed: Room) -> bool {
+        self.admit_above(needed, 2 * self.metadata.checkpoint_pages_at_most() as u64)
+    }
+
+    fn admit_above(&mut self, needed: Room, floor: u64) -> bool {
+        let free = self.metadata.forest.pages.free_pages();
+        if free < floor + self.room.reserved.metadata_pages + needed.metadata_pages {
+            self.metadata_is_short();
+            return false;
+        }
+        let unproven = self.unproven.bytes() + self.room.reserved.unproven_bytes;
+        if unproven > 0 && unproven + needed.unproven_bytes > self.options.unproven_limit_bytes {
+            self.commit.want_proof(self.commit.newest());
+            return false;
+        }
+        if !self.commit.reserve(needed.log_pages) {
+            self.checkpoint.want();
+            return false;
+        }
+        self.room.full_since = None;
+        self.room.reserved.metadata_pages += needed.metadata_pages;
+        self.room.reserved.unproven_bytes += needed.unproven_bytes;
+        true
+    }
+
+    /// The change has been applied: its log pages stay set aside until they are written.
+    pub(super) fn settle(&mut self, needed: Room) {
+        self.room.reserved.metadata_pages -= needed.metadata_pages;
+        self.room.reserved.unproven_bytes -= needed.unproven_bytes;
+        self.room.changed = true;
+    }
+
+    /// The change does not come.
+    pub(super) fn withdraw(&mut self, needed: Room) {
+        self.settle(needed);
+        self.commit.unreserve(needed.log_pages);
+    }
+
+    fn metadata_is_short(&mut self) {
+        self.want_growth();
+        if self.growth.has_failed() {
+            let now = self.metadata.forest.building;
+            self.room.full_since.get_or_insert(now);
+            self.checkpoint.want();
+        }
+    }
+
+    /// Whether the metadata file cannot grow, and checkpoints have released all that was freed.
+    fn metadata_is_full(&self) -> bool {
+        let since = self.room.full_since.map(|generation| generation.0 + CHECKPOINTS_TO_RELEASE);
+        since.is_some_and(|generation| self.metadata.forest.building.0 > generation)
+    }
+
+    /// Mappings were taken down: what they free may be enough.
+    pub(super) fn metadata_was_freed(&mut self) {
+        self.room.full_since = None;
+    }
+
+    /// Puts a task aside until something was given back, or fails it when nothing will be.
+    pub(super) fn wait_for_room(&mut self, task: Task) {
+        if let Err(error) = self.check_healthy() {
+            return self.fail_task(task, &error);
+        }
+        if self.metadata_is_full() {
+            let error = Error::new(
+                ErrorKind::NoSpace,
+                "the metadata file is full and cannot grow; delete snapshots or volumes, or give its file system room",
+            );
+            return self.fail_task(task, &error);
+        }
+        self.waiting_for_room.push_back(task);
+    }
+
+    /// Puts a task aside until `number` is proven.
+    pub(super) fn wait_for_proof(&mut self, number: DeltaNumber, task: Task) {
+        if let Err(error) = self.check_healthy() {
+            return self.fail_task(task, &error);
+        }
+        self.commit.want_proof(number);
+        self.waiting_for_proof.push_back((number, task));
+    }
+
+    /// Puts a task aside until a data block can be given out, or fails it when none will be.
+    pub(super) fn wait_for_block(&mut self, task: Task) {
+        if let Err(error) = self.check_healthy() {
+            return self.fail_task(task, &error);
+        }
+        if !self.space.has_prospects() && !self.slab.is_running() {
+            let error = Error::new(
+                ErrorKind::NoSpace,
+                "the pool is full; delete snapshots or volumes, discard what is not needed, or extend the pool",
+            );
+            return self.fail_task(task, &error);
+        }
+        if let Some(number) = self.space.newest_freed() {
+            self.commit.want_proof(number);
+        }
+        self.waiting_for_block.push_back(task);
+    }
+
+    /// Wakes whoever what has become true lets go on.
+    pub(super) fn wake(&mut self) {
+        let proven = self.commit.proven;
+        for _ in 0..self.waiting_for_proof.len() {
+            if let Some((number, task)) = self.waiting_for_proof.pop_front() {
+                if number <= proven {
+                    self.ready.push_back(task);
+                } else {
+                    self.waiting_for_proof.push_back((number, task));
+                }
+            }
+        }
+        if std::mem::take(&mut self.room.changed) {
+            self.ready.append(&mut self.waiting_for_room);
+        }
+        if self.space.ready() > 0 || (!self.space.has_prospects() && !self.slab.is_running()) {
+            self.ready.append(&mut self.waiting_for_block);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a pool says of itself, at once and without disk operations.
+//!
+//! Owns the shapes of these answers.
+
+use super::{Core, SpaceCounts};
+use crate::error::Error;
+use crate::format::{VolumeKind, VolumeState};
+use crate::request::Uuid;
+use crate::units::{Sequence, VolumeId};
+
+/// A volume or snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// Its number.
+    pub id: VolumeId,
+    /// Its uuid.
+    pub uuid: Uuid,
+    /// Its name; `volume@snapshot` for a snapshot.
+    pub name: String,
+    /// Whether it can be written.
+    pub kind: VolumeKind,
+    /// What it was made from.
+    pub origin: Option<VolumeId>,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// Virtual blocks that are mapped.
+    pub mapped_blocks: u64,
+    /// When it was made, in seconds since 1970.
+    pub created_unix_s: u64,
+    /// What keeps it from being deleted.
+    pub holds: Vec<String>,
+}
+
+/// The state of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Data blocks of the pool.
+    pub data_blocks: u64,
+    /// Data blocks that something maps, the log included.
+    pub used_blocks: u64,
+    /// Data blocks that nothing maps, by state.
+    pub space: SpaceCounts,
+    /// Pages of the metadata file.
+    pub metadata_pages: u64,
+    /// Pages of it that are free.
+    pub metadata_free_pages: u64,
+    /// Pages of the log, and how many of them are in use.
+    pub log_pages: (u64, u64),
+    /// The last record composed.
+    pub composed: Sequence,
+    /// The last durable record.
+    pub durable: Sequence,
+    /// Published bytes that recovery would have to check.
+    pub unproven_bytes: u64,
+    /// Volumes and snapshots whose mappings are being taken down.
+    pub deleting: u64,
+    /// Why the pool takes no writes, if it takes none.
+    pub failure: Option<Error>,
+}
+
+impl Core {
+    /// All volumes and snapshots, by number.
+    pub fn volumes(&self) -> Vec<VolumeInfo> {
+        let visible = |id: &VolumeId| !self.unborn.contains(id);
+        let active = self.metadata.volumes.iter().filter(|record| {
+            record.state == VolumeState::Active && record.kind != VolumeKind::Hidden && visible(&record.id)
+        });
+        active
+            .map(|record| VolumeInfo {
+                id: record.id,
+                uuid: record.uuid,
+                name: record.name.clone(),
+                kind: record.kind,
+                origin: record.origin,
+                size_bytes: record.size_bytes,
+                mapped_blocks: record.root.map_or(0, |(_, pointer)| pointer.mapped),
+                created_unix_s: record.created_unix_s,
+                holds: record.holds.clone(),
+            })
+            .collect()
+    }
+
+    /// The volume or snapshot of this name.
+    pub fn find(&self, name: &str) -> Option<VolumeId> {
+        self.metadata.volumes.find(name).filter(|id| !self.unborn.contains(id))
+    }
+
+    /// The state of the pool.
+    pub fn status(&self) -> PoolStatus {
+        let forest = &self.metadata.forest;
+        PoolStatus {
+            data_blocks: forest.data_counts.len(),
+            used_blocks: forest.data_counts.in_use(),
+            space: self.space.counts(),
+            metadata_pages: forest.page_counts.len(),
+            metadata_free_pages: forest.pages.free_pages(),
+            log_pages: (self.commit.ring.pages(), self.commit.ring.used_pages()),
+            composed: self.commit.composed.sequence,
+            durable: self.commit.durable.sequence,
+            unproven_bytes: self.unproven.bytes(),
+            deleting: self.metadata.volumes.iter().filter(|r| r.state == VolumeState::Deleting).count()
+                as u64,
+            failure: self.failure.clone(),
+        }
+    }
+
+    /// Whether deltas wait for a proof that idleness would bring. For drivers that advance time.
+    pub fn is_proven(&self) -> bool {
+        self.commit.proven >= self.commit.newest()
+    }
+}

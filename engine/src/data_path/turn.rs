@@ -1,0 +1,106 @@
+//! One turn: what has become possible is decided, and what has been decided is put into operations.
+//!
+//! Owns the order of a turn, and the idle proof. Call it after every batch of requests and completions.
+
+use super::commit::NewRecord;
+use super::operations::Pending;
+use super::{Core, Side, Task};
+use crate::storage::Operation;
+
+impl Core {
+    /// Does everything that requests, completions and time have made possible. `now_ms` never goes back; its zero
+    /// is the caller's choice.
+    pub fn turn(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        self.wake();
+        self.run_ready();
+        self.prove_when_due();
+        self.compose();
+        self.run_checkpoint();
+        self.run_reclaim();
+        self.sync_when_due();
+        self.prove();
+        self.run_ready();
+        self.compose();
+    }
+
+    fn run_ready(&mut self) {
+        while let Some(task) = self.ready.pop_front() {
+            match task {
+                Task::Read(task) => self.read(task),
+                Task::Write(task) => self.write(task),
+                Task::Publish(job) => self.publish(job),
+                Task::Clear(task) => self.clear(task),
+                Task::Unmap(task) => self.unmap(task),
+                Task::Collapse(task) => self.collapse(task),
+                Task::Control(task) => self.control(task),
+            }
+        }
+    }
+
+    /// Deltas go into records in the turn that applied them; while as many records are being written as may be, they
+    /// gather, which is what makes groups.
+    fn compose(&mut self) {
+        while self.failure.is_none() && self.commit.writes_in_flight() < self.options.log_writes_in_flight {
+            let Some(record) = self.commit.compose() else { break };
+            self.write_record(record);
+        }
+    }
+
+    /// Puts every delta into a record, for a checkpoint to stand behind.
+    pub(super) fn compose_all(&mut self) {
+        while let Some(record) = self.commit.compose() {
+            self.write_record(record);
+        }
+    }
+
+    fn write_record(&mut self, record: NewRecord) {
+        let write = Operation::Write { offset_bytes: record.offset_bytes, bytes: record.bytes };
+        self.submit_operation(Side::Data, write, Pending::Record(record.sequence));
+    }
+
+    /// Wants a proof after idleness, when free blocks are short, and before recovery would have too much to check.
+    fn prove_when_due(&mut self) {
+        let newest = self.commit.newest();
+        if newest <= self.commit.proven {
+            return;
+        }
+        let idle = self.now_ms.saturating_sub(self.last_delta_ms) >= self.options.proof_idle_ms;
+        let much = self.unproven.bytes() * 2 >= self.options.unproven_limit_bytes;
+        if idle || much {
+            self.commit.want_proof(newest);
+        }
+        let short = self.space.ready() == 0;
+        if let Some(number) = self.space.newest_freed().filter(|_| short) {
+            self.commit.want_proof(number);
+        }
+    }
+
+    /// Writes the records of a wanted proof, and learns what has been proven.
+    fn prove(&mut self) {
+        while self.failure.is_none() {
+            let Some(record) = self.commit.compose_proof() else { break };
+            self.write_record(record);
+        }
+        let proven = self.commit.proven;
+        if proven > self.room.proven {
+            self.room.proven = proven;
+            self.room.changed = true;
+            self.unproven.prove(proven);
+            self.space.prove(proven);
+            self.wake();
+        }
+    }
+
+    fn sync_when_due(&mut self) {
+        if self.failure.is_some() || self.commit.sync.is_some() {
+            return;
+        }
+        let checkpoint = self.checkpoint.awaits().unwrap_or_default();
+        if self.commit.needs_sync(checkpoint) {
+            self.submit_operation(Side::Data, Operation::Sync, Pending::DataSync);
+            self.commit.sync_submitted();
+            self.syncing = std::mem::take(&mut self.unsynced);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Deltas: what log records say has changed.
+//!
+//! Owns their kinds and bytes. What they do to the trees is `metadata`'s affair, when they may be written `log`'s.
+
+use super::codec::{Reader, U48_LIMIT, from_body, to_body};
+use super::mapping::DATA_BLOCK_LIMIT;
+use super::volume_record::{Properties, VolumeRecord, check_text};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{DataBlock, SectorMask, VirtualBlock, VolumeId};
+
+// offset  size  field
+//      0     2  kind
+//      2     2  length of the body
+//      4        body: the fields of the variant in their order; records as in `volume_record.rs`
+const HEADER_BYTES: usize = 4;
+/// Bytes that one delta may take, so that it fits in a record.
+pub const DELTA_BYTES_MAX: usize = 60 * 1024;
+
+const PUBLISH: u16 = 1;
+const CLEAR: u16 = 2;
+const UNMAP: u16 = 3;
+const CREATE: u16 = 4;
+const SNAPSHOT: u16 = 5;
+const UPDATE: u16 = 6;
+const DELETE: u16 = 7;
+const FORGET: u16 = 8;
+
+/// One change of the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    /// Sectors of a data block are what a virtual block reads as from now on.
+    Publish {
+        /// Whose block.
+        volume: VolumeId,
+        /// Which block.
+        virtual_block: VirtualBlock,
+        /// Where the sectors are.
+        data_block: DataBlock,
+        /// Exactly the sectors whose data the write brought.
+        sectors: SectorMask,
+        /// CRC-32 of these sectors, in order.
+        crc: u32,
+    },
+    /// Sectors read as zeros from now on.
+    Clear {
+        /// Whose block.
+        volume: VolumeId,
+        /// Which block.
+        virtual_block: VirtualBlock,
+        /// Which sectors.
+        sectors: SectorMask,
+    },
+    /// Nothing is mapped in a range from now on.
+    Unmap {
+        /// Of which volume.
+        volume: VolumeId,
+        /// The first block of the range.
+        first: VirtualBlock,
+        /// The last block of the range.
+        last: VirtualBlock,
+    },
+    /// There is a new volume.
+    Create {
+        /// The volume.
+        record: VolumeRecord,
+    },
+    /// Every record is new and starts with its source's mappings, all at one moment.
+    Snapshot {
+        /// Sources and the records made from them.
+        cuts: Vec<(VolumeId, VolumeRecord)>,
+    },
+    /// These fields of a volume have changed.
+    Update {
+        /// Which volume.
+        volume: VolumeId,
+        /// Its name.
+        name: String,
+        /// Its size in bytes.
+        size_bytes: u64,
+        /// Tags that keep it from being deleted.
+        holds: Vec<String>,
+        /// What was set on it.
+        properties: Properties,
+    },
+    /// Volumes are deleted: their names are free, their mappings go.
+    Delete {
+        /// Which volumes.
+        volumes: Vec<VolumeId>,
+    },
+    /// A deleted volume has no mappings left, and its record goes.
+    Forget {
+        /// Which volume.
+        volume: VolumeId,
+    },
+}
+
+impl Delta {
+    /// Whether the delta can be stored: `Invalid` for a bad name, `Limit` when it is longer than [`DELTA_BYTES_MAX`] or
+    /// holds a record that is too long.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Create { record } => record.check()?,
+            Self::Snapshot { cuts } => cuts.iter().try_for_each(|(_, record)| record.check())?,
+            Self::Update { name, .. } => check_text(name)?,
+            _ => {}
+        }
+        if self.encoded_bytes() > DELTA_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::Limit,
+                "too much for one step: take fewer volumes, holds or labels",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the encoded delta.
+    pub fn encoded_bytes(&self) -> usize {
+        let body_bytes = match self {
+            Self::Publish { .. } => 30,
+            Self::Clear { .. } => 18,
+            Self::Unmap { .. } => 24,
+            Self::Create { record } => record.encoded_bytes(),
+            Self::Snapshot { cuts } => cuts.iter().map(|(_, record)| 8 + record.encoded_bytes()).sum(),
+            Self::Update { .. } => self.encode_body().len(),
+            Self::Delete { volumes } => 8 + 8 * volumes.len(),
+            Self::Forget { .. } => 8,
+        };
+        HEADER_BYTES + body_bytes
+    }
+
+    /// Appends the delta's bytes. Panics on a delta that [`Delta::check`] refuses.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let body = self.encode_body();
+        assert!(HEADER_BYTES + body.len() <= DELTA_BYTES_MAX, "a delta of {} bytes", body.len());
+        out.extend_from_slice(&self.kind().to_le_bytes());
+        out.extend_from_slice(&(body.len() as u16).to_le_bytes());
+        out.extend_from_slice(&body);
+    }
+
+    /// Takes a delta from the front. Fails with `Unsupported` for an unknown kind, otherwise `Damaged`.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let kind = reader.u16()?;
+        let length = usize::from(reader.u16()?);
+        let delta = Self::decode_body(kind, reader.bytes(length)?)?;
+        delta.check_numbers()?;
+        delta.check().map_err(|cause| Error::damaged(format!("delta: {}", cause.message())))?;
+        Ok(delta)
+    }
+
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Publish { .. } => PUBLISH,
+            Self::Clear { .. } => CLEAR,
+            Self::Unmap { .. } => UNMAP,
+            Self::Create { .. } => CREATE,
+            Self::Snapshot { .. } => SNAPSHOT,
+            Self::Update { .. } => UPDATE,
+            Self::Delete { .. } => DELETE,
+            Self::Forget { .. } => FORGET,
+        }
+    }
+
+    fn encode_body(&self) -> Vec<u8> {
+        let record_bytes = |record: &VolumeRecord| record.encode().expect("the record was checked");
+        match self {
+            Self::Publish { volume, virtual_block, data_block, sectors, crc } => {
+                to_body(&(volume, virtual_block, data_block, sectors, crc))
+            }
+            Self::Clear { volume, virtual_block, sectors } => to_body(&(volume, virtual_block, sectors)),
+            Self::Unmap { volume, first, last } => to_body(&(volume, first, last)),
+            Self::Create { record } => record_bytes(record),
+            Self::Snapshot { cuts } => {
+                let one = |(source, record): &(VolumeId, VolumeRecord)| {
+                    [to_body(source), record_bytes(record)].concat()
+                };
+                cuts.iter().flat_map(one).collect()
+            }
+            Self::Update { volume, name, size_bytes, holds, properties } => {
+                to_body(&(volume, name, size_bytes, holds, properties))
+            }
+            Self::Delete { volumes } => to_body(volumes),
+            Self::Forget { volume } => to_body(volume),
+        }
+    }
+
+    fn decode_body(kind: u16, body: &[u8]) -> Result<Self> {
+        Ok(match kind {
+            PUBLISH => {
+                let ((volume, virtual_block, data_block, sectors, crc), _) = from_body(body)?;
+                Self::Publish { volume, virtual_block, data_block, sectors, crc }
+            }
+            CLEAR => {
+                let ((volume, virtual_block, sectors), _) = from_body(body)?;
+                Self::Clear { volume, virtual_block, sectors }
+            }
+            UNMAP => {
+                let ((volume, first, last), _) = from_body(body)?;
+                Self::Unmap { volume, first, last }
+            }
+            CREATE => Self::Create { record: VolumeRecord::read(&mut Reader::new(body))? },
+            SNAPSHOT => Self::Snapshot { cuts: read_cuts(body)? },
+            UPDATE => {
+                let ((volume, name, size_bytes, holds, properties), _) = from_body(body)?;
+                Self::Update { volume, name, size_bytes, holds, properties }
+            }
+            DELETE => Self::Delete { volumes: from_body(body)?.0 },
+            FORGET => Self::Forget { volume: from_body(body)?.0 },
+            _ => return Err(Error::new(ErrorKind::Unsupported, format!("delta of unknown kind {kind}"))),
+        })
+    }
+
+    /// Numbers that no tree could hold never got into a log.
+    fn check_numbers(&self) -> Result<()> {
+        let possible = match self {
+            Self::Publish { virtual_block, data_block, sectors, .. } => {
+                virtual_block.0 < U48_LIMIT && data_block.0 < DATA_BLOCK_LIMIT && !sectors.is_empty()
+            }
+            Self::Clear { virtual_block, sectors, .. } => virtual_block.0 < U48_LIMIT && !sectors.is_empty(),
+            Self::Unmap { first, last, .. } => first <= last && last.0 < U48_LIMIT,
+            _ => true,
+        };
+        if possible { Ok(()) } else { Err(Error::damaged("delta: impossible block, range or mask")) }
+    }
+}
+
+fn read_cuts(body: &[u8]) -> Result<Vec<(VolumeId, VolumeRecord)>> {
+    let mut reader = Reader::new(body);
+    let mut cuts = Vec::new();
+    while !reader.is_empty() {
+        cuts.push((VolumeId(reader.u64()?), VolumeRecord::read(&mut reader)?));
+    }
+    Ok(cuts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{self, snapshot_record};
+    use super::*;
+
+    fn samples() -> Vec<Delta> {
+        let volume = VolumeId(3);
+        let virtual_block = VirtualBlock(0x0102_0304);
+        let snapshot = |id| (volume, snapshot_record(id));
+        vec![
+            Delta::Publish {
+                volume,
+                virtual_block,
+                data_block: DataBlock(0x0506_0708),
+                sectors: SectorMask(0x00f0),
+                crc: 0xdead_beef,
+            },
+            Delta::Clear { volume, virtual_block, sectors: SectorMask(1) },
+            Delta::Unmap { volume, first: VirtualBlock(1), last: virtual_block },
+            Delta::Create { record: snapshot_record(4) },
+            Delta::Snapshot { cuts: vec![snapshot(5), snapshot(6)] },
+            Delta::Update {
+                volume,
+                name: "new/name".into(),
+                size_bytes: 1 << 30,
+                holds: vec!["tag".into()],
+                properties: Properties { policy: 1, ..Properties::default() },
+            },
+            Delta::Delete { volumes: vec![VolumeId(5), VolumeId(6)] },
+            Delta::Forget { volume },
+        ]
+    }
+
+    fn encode(delta: &Delta) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        delta.encode_into(&mut bytes);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<Delta> {
+        Delta::read(&mut Reader::new(bytes))
+    }
+
+    #[test]
+    fn round_trip() {
+        for delta in samples() {
+            let bytes = encode(&delta);
+            assert_eq!(bytes.len(), delta.encoded_bytes(), "{delta:?}");
+            assert_eq!(delta.check(), Ok(()));
+            assert_eq!(read(&bytes), Ok(delta));
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let whole: Vec<u8> = samples().iter().flat_map(encode).collect();
+        golden::assert_golden(
+            &whole,
+            "01001e00030000000000000004030201000000000807060500000000f000efbeadde",
+            0x7200_656d_4935_3571,
+        );
+    }
+
+    #[test]
+    fn damage_never_panics() {
+        for delta in samples() {
+            golden::damage(&encode(&delta), |bytes| drop(read(bytes)));
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_unsupported() {
+        let mut bytes = encode(&Delta::Forget { volume: VolumeId(1) });
+        bytes[0] = 99;
+        assert_eq!(read(&bytes).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn impossible_numbers_are_damaged() {
+        let volume = VolumeId(1);
+        let unmap =
+            |first, last| Delta::Unmap { volume, first: VirtualBlock(first), last: VirtualBlock(last) };
+        let clear = Delta::Clear { volume, virtual_block: VirtualBlock(0), sectors: SectorMask::EMPTY };
+        for delta in [unmap(2, 1), unmap(0, U48_LIMIT), clear] {
+            assert_eq!(read(&encode(&delta)).unwrap_err().kind(), ErrorKind::Damaged);
+        }
+    }
+
+    #[test]
+    fn a_delta_that_fills_a_record_is_the_longest() {
+        let delete = |count| Delta::Delete { volumes: vec![VolumeId(1); count] };
+        let most = (DELTA_BYTES_MAX - 12) / 8;
+        assert_eq!(read(&encode(&delete(most))), Ok(delete(most)));
+        assert_eq!(delete(most + 1).check().unwrap_err().kind(), ErrorKind::Limit);
+    }
+}

@@ -1,0 +1,311 @@
+//! A mapping leaf in memory: the mappings of one volume inside one window, neighbours stored as runs.
+//!
+//! Owns how runs are cut and joined, and how many bytes the leaf takes on disk. The bytes themselves are
+//! `map_leaf_bytes.rs`; which leaf holds which block is the tree's affair.
+
+use super::mapping::Mapping;
+use super::page::BODY_BYTES;
+use crate::units::{DataBlock, SectorMask, VirtualBlock};
+use std::ops::Range;
+
+/// Virtual blocks that a leaf may cover, aligned; so the work of changing one is bounded.
+pub const WINDOW_BLOCKS: u64 = 16384;
+
+/// Mappings of neighbouring virtual blocks; more than one only in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntry {
+    /// The first virtual block, counted from the start of the window.
+    pub offset: u16,
+    /// How many virtual blocks: 1, or more when the mapping is full, has one layer and data blocks follow one another.
+    pub length: u16,
+    /// The mapping of the first virtual block; data blocks of the others follow.
+    pub mapping: Mapping,
+}
+
+/// A mapping leaf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapLeaf {
+    base: VirtualBlock,
+    entries: Vec<MapEntry>,
+    // Kept with every change, because the tree asks for both all the time.
+    mapped_blocks: u64,
+    encoded_bytes: usize,
+}
+
+impl MapEntry {
+    fn single(offset: u16, mapping: Mapping) -> Self {
+        Self { offset, length: 1, mapping }
+    }
+
+    /// Whether blocks of this kind can stand in a run.
+    pub(super) fn can_run(&self) -> bool {
+        self.mapping.lower.is_none() && self.mapping.upper.mask.is_full()
+    }
+
+    pub(super) fn end(&self) -> u32 {
+        u32::from(self.offset) + u32::from(self.length)
+    }
+
+    fn holds(&self, offset: u16) -> bool {
+        self.offset <= offset && u32::from(offset) < self.end()
+    }
+
+    fn mapping_at(&self, offset: u16) -> Mapping {
+        let mut mapping = self.mapping;
+        mapping.upper.block.0 += u64::from(offset - self.offset);
+        mapping
+    }
+
+    /// The part in front of `offset`.
+    fn before(&self, offset: u16) -> Option<Self> {
+        let length = offset.saturating_sub(self.offset).min(self.length);
+        (length > 0).then_some(Self { length, ..*self })
+    }
+
+    /// The part behind `offset`.
+    fn after(&self, offset: u16) -> Option<Self> {
+        let first = (u32::from(offset) + 1).max(u32::from(self.offset));
+        let length = self.end().checked_sub(first).filter(|length| *length > 0)?;
+        let offset = first as u16;
+        Some(Self { offset, length: length as u16, mapping: self.mapping_at(offset) })
+    }
+
+    /// One run of this entry and the one that follows, if they make one.
+    fn join(&self, next: &Self) -> Option<Self> {
+        let follows = self.mapping.upper.block.0 + u64::from(self.length) == next.mapping.upper.block.0;
+        let joins = self.end() == u32::from(next.offset) && follows && self.can_run() && next.can_run();
+        joins.then(|| Self { length: self.length + next.length, ..*self })
+    }
+
+    fn blocks(self) -> impl Iterator<Item = (u16, Mapping)> {
+        (0..self.length).map(move |index| (self.offset + index, self.mapping_at(self.offset + index)))
+    }
+
+    /// Bytes of the entry on disk; see `map_leaf_bytes.rs`.
+    pub(super) fn encoded_bytes(&self) -> usize {
+        if self.mapping.lower.is_some() { 18 } else { 10 }
+    }
+}
+
+impl MapLeaf {
+    /// An empty leaf for the window that holds `block`.
+    pub fn new(block: VirtualBlock) -> Self {
+        let base = VirtualBlock(block.0 - block.0 % WINDOW_BLOCKS);
+        Self { base, entries: Vec::new(), mapped_blocks: 0, encoded_bytes: 0 }
+    }
+
+    pub(super) fn from_entries(base: VirtualBlock, entries: Vec<MapEntry>) -> Self {
+        let mut leaf = Self { entries, ..Self::new(base) };
+        leaf.recount();
+        leaf
+    }
+
+    /// The first virtual block of the leaf's window.
+    pub fn base(&self) -> VirtualBlock {
+        self.base
+    }
+
+    /// How many virtual blocks are mapped.
+    pub fn mapped_blocks(&self) -> u64 {
+        self.mapped_blocks
+    }
+
+    /// Bytes of the leaf's body on disk.
+    pub fn encoded_bytes(&self) -> usize {
+        self.encoded_bytes
+    }
+
+    /// Whether the leaf fits in a page.
+    pub fn fits(&self) -> bool {
+        self.encoded_bytes <= BODY_BYTES
+    }
+
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The first virtual block that is mapped.
+    pub fn first(&self) -> Option<VirtualBlock> {
+        self.entries.first().map(|entry| self.block_at(entry.offset))
+    }
+
+    /// The last virtual block that is mapped.
+    pub fn last(&self) -> Option<VirtualBlock> {
+        self.entries.last().map(|entry| VirtualBlock(self.base.0 + u64::from(entry.end()) - 1))
+    }
+
+    /// The entries, in order.
+    pub fn iter_entries(&self) -> impl Iterator<Item = &MapEntry> {
+        self.entries.iter()
+    }
+
+    /// Every mapped virtual block, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (VirtualBlock, Mapping)> {
+        self.iter_from(self.base)
+    }
+
+    /// Every mapped virtual block from `first` on, in order.
+    pub fn iter_from(&self, first: VirtualBlock) -> impl Iterator<Item = (VirtualBlock, Mapping)> {
+        let skipped = first.0.saturating_sub(self.base.0).min(WINDOW_BLOCKS) as u16;
+        let entries = self.entries.get(self.position(skipped)..).unwrap_or_default();
+        let cut = move |entry: &MapEntry| if skipped == 0 { Some(*entry) } else { entry.after(skipped - 1) };
+        entries
+            .iter()
+            .filter_map(cut)
+            .flat_map(MapEntry::blocks)
+            .map(|(offset, mapping)| (self.block_at(offset), mapping))
+    }
+
+    /// What `block` is mapped to.
+    pub fn get(&self, block: VirtualBlock) -> Option<Mapping> {
+        let offset = self.offset_of(block)?;
+        let entry = self.entries.get(self.position(offset)).filter(|entry| entry.holds(offset))?;
+        Some(entry.mapping_at(offset))
+    }
+
+    /// Maps `block`, or unmaps it, and says what it was mapped to. Panics when it lies outside the window.
+    pub fn set(&mut self, block: VirtualBlock, mapping: Option<Mapping>) -> Option<Mapping> {
+        debug_assert!(mapping.is_none_or(Mapping::is_valid), "{mapping:?}");
+        let offset = self.offset_of(block).expect("the block lies in the leaf's window");
+        let at = self.position(offset);
+        let found = self.entries.get(at).copied().filter(|entry| entry.holds(offset));
+        let mut range = at..at + usize::from(found.is_some());
+        let mut before = found.and_then(|entry| entry.before(offset));
+        let mut after = found.and_then(|entry| entry.after(offset));
+        let mut new = mapping.map(|mapping| MapEntry::single(offset, mapping));
+        if let Some(entry) = &mut new {
+            self.take_neighbours(entry, &mut range, &mut before, &mut after);
+        }
+        self.replace(range, [before, new, after]);
+        found.map(|entry| entry.mapping_at(offset))
+    }
+
+    /// Unmaps `first..=last` and hands every mapping that was there to `removed`, in order.
+    pub fn remove_range(
+        &mut self,
+        first: VirtualBlock,
+        last: VirtualBlock,
+        mut removed: impl FnMut(Mapping),
+    ) {
+        let window_last = self.base.0 + (WINDOW_BLOCKS - 1);
+        if last < first || last < self.base || first.0 > window_last {
+            return;
+        }
+        let first = first.0.saturating_sub(self.base.0) as u16;
+        let last = (last.0.min(window_last) - self.base.0) as u16;
+        let range = self.position(first)..self.entries.partition_point(|entry| entry.offset <= last);
+        let gone = self.entries.get(range.clone()).unwrap_or_default().to_vec();
+        for (offset, mapping) in gone.iter().flat_map(|entry| entry.blocks()) {
+            if (first..=last).contains(&offset) {
+                removed(mapping);
+            }
+        }
+        let before = gone.first().and_then(|entry| entry.before(first));
+        let after = gone.last().and_then(|entry| entry.after(last));
+        self.replace(range, [before, None, after]);
+    }
+
+    /// Moves the rear half, by bytes on disk, to a new leaf, and says with which block that one starts.
+    ///
+    /// Cuts a run when there is nothing else to cut. Panics when fewer than two blocks are mapped.
+    pub fn split(&mut self) -> (VirtualBlock, Self) {
+        assert!(self.mapped_blocks >= 2, "a leaf with {} mappings has no halves", self.mapped_blocks);
+        let right = if let [run] = self.entries[..] {
+            let middle = run.offset + run.length / 2;
+            self.entries = run.before(middle).into_iter().collect();
+            run.after(middle - 1).into_iter().collect()
+        } else {
+            let at = self.half();
+            self.entries.split_off(at)
+        };
+        self.recount();
+        let right = Self::from_entries(self.base, right);
+        (right.first().expect("neither half is empty"), right)
+    }
+
+    /// Takes over the mappings of `right`. Panics unless it lies behind this leaf in the same window.
+    pub fn append(&mut self, mut right: Self) {
+        assert!(
+            self.base == right.base && self.last() < right.first(),
+            "only a right neighbour can be appended"
+        );
+        if let (Some(last), Some(first)) = (self.entries.last_mut(), right.entries.first())
+            && let Some(joined) = last.join(first)
+        {
+            *last = joined;
+            right.entries.remove(0);
+        }
+        self.entries.append(&mut right.entries);
+        self.recount();
+    }
+
+    fn block_at(&self, offset: u16) -> VirtualBlock {
+        VirtualBlock(self.base.0 + u64::from(offset))
+    }
+
+    fn offset_of(&self, block: VirtualBlock) -> Option<u16> {
+        let offset = block.0.checked_sub(self.base.0).filter(|offset| *offset < WINDOW_BLOCKS)?;
+        Some(offset as u16)
+    }
+
+    /// The first entry that does not end in front of `offset`.
+    fn position(&self, offset: u16) -> usize {
+        self.entries.partition_point(|entry| entry.end() <= u32::from(offset))
+    }
+
+    /// Joins `entry` with the entries left and right of it where they make a run, and widens `range` to these.
+    fn take_neighbours(
+        &self,
+        entry: &mut MapEntry,
+        range: &mut Range<usize>,
+        before: &mut Option<MapEntry>,
+        after: &mut Option<MapEntry>,
+    ) {
+        let previous =
+            range.start.checked_sub(1).and_then(|index| self.entries.get(index)).filter(|_| before.is_none());
+        if let Some(joined) = previous.or(before.as_ref()).and_then(|left| left.join(entry)) {
+            range.start -= usize::from(before.take().is_none());
+            *entry = joined;
+        }
+        let next = self.entries.get(range.end).filter(|_| after.is_none());
+        if let Some(joined) = next.or(after.as_ref()).and_then(|right| entry.join(right)) {
+            range.end += usize::from(after.take().is_none());
+            *entry = joined;
+        }
+    }
+
+    /// Puts `parts` in the place of `range` and keeps the sums.
+    fn replace(&mut self, range: Range<usize>, parts: [Option<MapEntry>; 3]) {
+        const NOTHING: MapEntry =
+            MapEntry { offset: 0, length: 0, mapping: Mapping::single(DataBlock(0), SectorMask::EMPTY) };
+        let mut packed = [NOTHING; 3];
+        let mut count = 0;
+        for part in parts.into_iter().flatten() {
+            packed[count] = part;
+            count += 1;
+            self.mapped_blocks += u64::from(part.length);
+            self.encoded_bytes += part.encoded_bytes();
+        }
+        for gone in &self.entries[range.clone()] {
+            self.mapped_blocks -= u64::from(gone.length);
+            self.encoded_bytes -= gone.encoded_bytes();
+        }
+        self.entries.splice(range, packed[..count].iter().copied());
+    }
+
+    /// The entry at which the rear half begins; neither half is empty.
+    fn half(&self) -> usize {
+        let mut bytes = 0;
+        let until_half = self.entries.iter().take_while(|entry| {
+            bytes += entry.encoded_bytes();
+            bytes <= self.encoded_bytes / 2
+        });
+        until_half.count().clamp(1, self.entries.len() - 1)
+    }
+
+    fn recount(&mut self) {
+        self.mapped_blocks = self.entries.iter().map(|entry| u64::from(entry.length)).sum();
+        self.encoded_bytes = self.entries.iter().map(MapEntry::encoded_bytes).sum();
+    }
+}

@@ -1,0 +1,172 @@
+//! Makes a new pool: superblocks, an empty log, and a first checkpoint in both root slots.
+//!
+//! Owns the order in which a pool comes into being: the slots are written last, so a cut leaves no pool.
+
+use super::checkpoint::{CountTrees, Frozen, SlotFacts};
+use super::log_ring::LogRing;
+use super::recovery::Files;
+use super::tree::{Fault, Forest};
+use super::{LOG_VOLUME, Metadata, VolumeTable};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    Extent, FIRST_FREE_PAGE, FORMAT_VERSION, LogHead, Properties, ROOT_SLOT_PAGES, RootSlot,
+    SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord, VolumeState,
+};
+use crate::options::{CreateOptions, Owner};
+use crate::storage::{Buffer, Disk};
+use crate::units::{
+    BLOCK_BYTES, DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES, SectorMask, Sequence,
+    VirtualBlock, VolumeId,
+};
+
+/// Pages that a new metadata file has at least.
+const PAGES_AT_LEAST: u64 = 64;
+
+/// Makes a new pool on two empty disks. Fails with `Exists` if the metadata disk holds one.
+pub fn create(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &CreateOptions) -> Result<()> {
+    check_options(options)?;
+    let mut files = Files::new(data, metadata);
+    refuse_existing(&mut files)?;
+    let log = Extent { first: DataBlock(0), blocks: options.log_blocks };
+    let mut state = first_state(options, log.clone())?;
+    write_log(&mut files, options, &log)?;
+    files.metadata.allocate(0, state.forest.page_counts.len() * PAGE_BYTES as u64)?;
+    for page in SUPERBLOCK_PAGES {
+        files.metadata.write(page.offset_bytes(), state.superblock.encode().freeze())?;
+    }
+    files.metadata.sync()?;
+    for _ in ROOT_SLOT_PAGES {
+        let facts = SlotFacts {
+            incarnation: Incarnation(0),
+            sequence: Sequence(0),
+            log_position: 0,
+            clean: true,
+            owner: Owner::default(),
+        };
+        let frozen = state.freeze(facts)?;
+        write_checkpoint(&mut files, &state.superblock.pool, frozen)?;
+    }
+    Ok(())
+}
+
+fn check_options(options: &CreateOptions) -> Result<()> {
+    if options.data_blocks > 1 << 40 {
+        return Err(Error::new(ErrorKind::Limit, "a pool has at most 2^40 data blocks"));
+    }
+    if options.log_blocks == 0 || options.log_blocks >= options.data_blocks {
+        return Err(Error::invalid("the log needs at least one data block and must leave some for data"));
+    }
+    Ok(())
+}
+
+fn refuse_existing(files: &mut Files<'_>) -> Result<()> {
+    if files.metadata.size_bytes() < PAGE_BYTES as u64 {
+        return Ok(());
+    }
+    match files.superblock() {
+        Err(error) if error.kind() == ErrorKind::Unsupported && !error.message().contains("version") => {
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::Io => Err(error),
+        _ => Err(Error::new(
+            ErrorKind::Exists,
+            "the metadata file holds a pool already; remove it first if you mean it",
+        )),
+    }
+}
+
+fn first_state(options: &CreateOptions, log: Extent) -> Result<Metadata> {
+    let superblock = superblock(options);
+    let slot = RootSlot { log: vec![log.clone()], ..RootSlot::default() };
+    let mut state = Metadata {
+        forest: Forest::new(superblock.pool, options.data_blocks, PAGES_AT_LEAST),
+        superblock,
+        volumes: VolumeTable::default(),
+        next_volume: VolumeId(1),
+        slot,
+        count_trees: CountTrees::default(),
+    };
+    for page in 0..FIRST_FREE_PAGE.0 {
+        state.forest.page_counts.increment(page)?;
+    }
+    let room = 4 * state.checkpoint_pages_at_most() as u64 + 4 * log.blocks.div_ceil(16 * 1024) + 32;
+    state.forest.grow_pages(room.max(PAGES_AT_LEAST));
+    state.forest.start_generation(Generation(1));
+    state.volumes.insert(log_volume(&log, options.created_unix_s))?;
+    map_log(&mut state, &log)?;
+    Ok(state)
+}
+
+fn superblock(options: &CreateOptions) -> Superblock {
+    Superblock {
+        version: FORMAT_VERSION,
+        incompatible: 0,
+        read_only_compatible: 0,
+        block_bytes: BLOCK_BYTES as u32,
+        sector_bytes: SECTOR_BYTES as u32,
+        page_bytes: PAGE_BYTES as u32,
+        pool: options.uuid,
+        secret: options.secret,
+        created_unix_s: options.created_unix_s,
+        data_blocks_at_creation: options.data_blocks,
+    }
+}
+
+fn log_volume(log: &Extent, created_unix_s: u64) -> VolumeRecord {
+    VolumeRecord {
+        id: LOG_VOLUME,
+        uuid: [0; 16],
+        name: "log".to_owned(),
+        kind: VolumeKind::Hidden,
+        state: VolumeState::Active,
+        origin: None,
+        size_bytes: log.blocks * BLOCK_BYTES,
+        created_unix_s,
+        generation_of_birth: Generation(1),
+        root: None,
+        holds: Vec::new(),
+        properties: Properties::default(),
+        key_slot: 0,
+        unknown_tail: Vec::new(),
+    }
+}
+
+fn map_log(state: &mut Metadata, log: &Extent) -> Result<()> {
+    let record = state.volumes.change(LOG_VOLUME)?;
+    for index in 0..log.blocks {
+        let block = DataBlock(log.first.0 + index);
+        state
+            .forest
+            .publish(LOG_VOLUME, &mut record.root, VirtualBlock(index), block, SectorMask::FULL)
+            .map_err(|fault| match fault {
+                Fault::Failed(error) => error,
+                Fault::Missing(_) => Error::damaged("a new pool has pages that are not in memory"),
+            })?;
+    }
+    state.forest.events.clear();
+    Ok(())
+}
+
+/// The log is written with zeros: overwriting what was written costs one flush, filling a hole costs two.
+fn write_log(files: &mut Files<'_>, options: &CreateOptions, log: &Extent) -> Result<()> {
+    let ring = LogRing::new(std::slice::from_ref(log), 0)?;
+    files.data.allocate(log.first.offset_bytes(), log.blocks * BLOCK_BYTES)?;
+    let zeros = Buffer::zeroed(BLOCK_BYTES as usize).freeze();
+    for block in ring.blocks() {
+        files.data.write(block.offset_bytes(), zeros.clone())?;
+    }
+    let head = LogHead { pool: options.uuid, incarnation: Incarnation(0) };
+    files.data.write(ring.head_page_offset_bytes(), head.encode().freeze())?;
+    files.data.sync()
+}
+
+/// Writes a checkpoint with nothing else going on: pages, sync, slot, sync.
+pub fn write_checkpoint(files: &mut Files<'_>, pool: &[u8; 16], frozen: Frozen) -> Result<()> {
+    for (number, bytes) in frozen.pages {
+        files.metadata.write(number.offset_bytes(), bytes)?;
+    }
+    files.metadata.sync()?;
+    let page = ROOT_SLOT_PAGES[(frozen.slot.generation.0 % 2) as usize];
+    files.metadata.write(page.offset_bytes(), frozen.slot.encode(pool)?.freeze())?;
+    files.metadata.sync()
+}

@@ -1,0 +1,454 @@
+//! From the bytes on disk to the present state: choose a root slot, read what hangs on it, replay the log.
+//!
+//! Owns the reading half of the crash argument in `docs/format.md` (L1, L2, L5 and Damage). Writes nothing: the
+//! verdict is written by `data_path/opening.rs`. Used as it is by `check/`, on pools that must not be touched.
+
+use super::checkpoint::CountTrees;
+use super::counts::LoadedCounts;
+use super::index_tree::IndexTree;
+use super::log_ring::{LogRing, PAGES_PER_BLOCK};
+use super::tree::{Fault, Forest};
+use super::{Metadata, VolumeTable};
+use crate::canary::{self, Canary};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::format::{
+    self, Delta, LogHead, LogRecord, PageKind, Pointer, ROOT_SLOT_PAGES, RecordHeader, RootSlot,
+    SUPERBLOCK_PAGES, Superblock,
+};
+use crate::storage::{Blocking, Disk};
+use crate::units::{
+    DataBlock, Generation, Incarnation, PAGE_BYTES, PageNumber, SECTOR_BYTES, SectorMask, Sequence,
+};
+use bytes::Bytes;
+
+/// The present state of a pool, found without writing anything.
+pub struct Recovered {
+    /// The state after the last delta that counts.
+    pub metadata: Metadata,
+    /// The log, its head behind the last record that was found.
+    pub ring: LogRing,
+    /// The last record that was found.
+    pub sequence: Sequence,
+    /// The newest incarnation that has written anything.
+    pub incarnation: Incarnation,
+    /// The highest generation that either slot claims.
+    pub newest: Generation,
+    /// The data of unproven deltas that was verified and counts.
+    pub checked: Vec<Checked>,
+    /// What recovery came upon.
+    pub findings: Findings,
+}
+
+/// Sectors of a block whose data was verified.
+pub type Checked = (DataBlock, SectorMask);
+
+/// What recovery came upon; for people and for `check`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Records behind the root slot's.
+    pub records: u64,
+    /// Deltas applied from them.
+    pub deltas: u64,
+    /// Where the log ended because the data of an unproven delta had not reached the disk.
+    pub dropped_at: Option<Sequence>,
+    /// Why the newest root slot was not used, where it was not.
+    pub fallback: Option<Error>,
+    /// What is wrong with copies that were not needed.
+    pub bad_copies: Vec<Error>,
+}
+
+/// The two files of a pool, read one operation at a time.
+pub struct Files<'a> {
+    /// The data file.
+    pub data: Blocking<'a, dyn Disk + 'a>,
+    /// The metadata file.
+    pub metadata: Blocking<'a, dyn Disk + 'a>,
+}
+
+impl<'a> Files<'a> {
+    /// Both files.
+    pub fn new(data: &'a mut dyn Disk, metadata: &'a mut dyn Disk) -> Self {
+        Self { data: Blocking::data(data), metadata: Blocking::metadata(metadata) }
+    }
+
+    /// The page that `pointer` names, verified, from whichever copy is good.
+    pub fn page(&mut self, pool: &[u8; 16], pointer: &Pointer) -> Result<Bytes> {
+        let first = self.copy_of_page(pool, pointer, pointer.page);
+        match (first, pointer.copy) {
+            (Err(error), Some(copy)) => self.copy_of_page(pool, pointer, copy).map_err(|_| error),
+            (first, _) => first,
+        }
+    }
+
+    /// One copy of the page that `pointer` names, verified.
+    pub fn copy_of_page(&mut self, pool: &[u8; 16], pointer: &Pointer, number: PageNumber) -> Result<Bytes> {
+        let bytes = self.metadata.read(number.offset_bytes(), PAGE_BYTES)?;
+        format::open(&bytes, pool, pointer)?;
+        Ok(bytes.freeze())
+    }
+
+    /// The superblock from whichever copy is good.
+    pub fn superblock(&mut self) -> Result<Superblock> {
+        let mut error = None;
+        for page in SUPERBLOCK_PAGES {
+            match self.metadata.read(page.offset_bytes(), PAGE_BYTES).and_then(|b| Superblock::decode(&b)) {
+                Ok(superblock) => return Ok(superblock),
+                Err(e) => error = error.or(Some(e.at(Place::Page(page)))),
+            }
+        }
+        Err(error.unwrap_or_else(|| Error::damaged("no superblock")))
+    }
+
+    /// Both root slots, the newer one first.
+    pub fn root_slots(&mut self, pool: &[u8; 16]) -> [Result<RootSlot>; 2] {
+        let mut slots = ROOT_SLOT_PAGES.map(|page| {
+            let bytes = self.metadata.read(page.offset_bytes(), PAGE_BYTES)?;
+            let slot = RootSlot::decode(&bytes, pool).map_err(|e| e.at(Place::Page(page)))?;
+            if ROOT_SLOT_PAGES[(slot.generation.0 % 2) as usize] != page {
+                return Err(Error::damaged("a root slot stands in the other's place").at(Place::Page(page)));
+            }
+            Ok(slot)
+        });
+        let age = |slot: &Result<RootSlot>| slot.as_ref().map_or(0, |s| s.generation.0);
+        if age(&slots[0]) < age(&slots[1]) {
+            slots.swap(0, 1);
+        }
+        if canary::broken(Canary::OlderSlot) && slots[1].is_ok() {
+            slots.swap(0, 1);
+        }
+        slots
+    }
+}
+
+/// Finds the present state. Fails rather than give an older one.
+pub fn recover(files: &mut Files<'_>) -> Result<Recovered> {
+    let superblock = files.superblock()?;
+    let [newest, other] = files.root_slots(&superblock.pool);
+    let generation = newest.as_ref().map_or(Generation(0), |slot| slot.generation);
+    let first = newest.and_then(|slot| recover_from(files, &superblock, slot, other.as_ref().ok()));
+    match (first, other) {
+        (Ok(found), _) => Ok(found),
+        // Either slot plus the log gives the present; an older log that does not reach it refuses by itself.
+        (Err(error), Ok(slot)) if error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::Io => {
+            let mut found = recover_from(files, &superblock, slot, None).map_err(|_| error.clone())?;
+            found.findings.fallback = Some(error);
+            found.newest = generation.max(found.newest);
+            Ok(found)
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+fn recover_from(
+    files: &mut Files<'_>,
+    superblock: &Superblock,
+    slot: RootSlot,
+    other: Option<&RootSlot>,
+) -> Result<Recovered> {
+    let mut ring = LogRing::new(&slot.log, slot.log_position)?;
+    check_log_head(files, superblock, &slot, &ring)?;
+    let mut metadata = load(files, superblock, slot)?;
+    if let Some(other) = other {
+        keep_other_pages(files, &mut metadata, other);
+    }
+    let records = read_chain(files, &metadata, &mut ring)?;
+    let sequence = records.last().map_or(metadata.slot.sequence, |record| record.sequence);
+    look_for_evidence(files, &metadata, &ring, sequence)?;
+    let mut findings = Findings { records: records.len() as u64, ..Findings::default() };
+    let checked = replay(files, &mut metadata, records, &mut findings)?;
+    let incarnation = metadata.slot.incarnation;
+    let newest = metadata.slot.generation;
+    Ok(Recovered { metadata, ring, sequence, incarnation, newest, checked, findings })
+}
+
+/// The data file must be this pool's, and not newer than the metadata.
+fn check_log_head(
+    files: &mut Files<'_>,
+    superblock: &Superblock,
+    slot: &RootSlot,
+    ring: &LogRing,
+) -> Result<()> {
+    let offset = ring.head_page_offset_bytes();
+    if offset + PAGE_BYTES as u64 > files.data.size_bytes() {
+        return Err(Error::new(
+            ErrorKind::Mismatch,
+            "the data file is too short for this pool's log: is it the right file?",
+        )
+        .at(Place::DataOffset(offset)));
+    }
+    let page = files.data.read(offset, PAGE_BYTES)?;
+    let head = LogHead::decode(&page, &superblock.pool).map_err(|e| e.at(Place::DataOffset(offset)))?;
+    if head.incarnation > slot.incarnation {
+        return Err(older_than_data(Place::DataOffset(offset)));
+    }
+    if head.incarnation.opening() == slot.incarnation.opening() && head.incarnation != slot.incarnation {
+        return Err(Error::new(
+            ErrorKind::Mismatch,
+            "data and metadata file are from two copies of this pool that were both opened since",
+        )
+        .at(Place::DataOffset(offset)));
+    }
+    Ok(())
+}
+
+fn older_than_data(place: Place) -> Error {
+    Error::new(
+        ErrorKind::Mismatch,
+        "the metadata file is older than its data file: use the metadata file that belongs to it",
+    )
+    .at(place)
+}
+
+fn load(files: &mut Files<'_>, superblock: &Superblock, slot: RootSlot) -> Result<Metadata> {
+    let pool = superblock.pool;
+    let mut forest = Forest::new(pool, slot.data_blocks, slot.metadata_pages);
+    let mut trees = CountTrees::default();
+    let forest_counts = &mut forest;
+    trees.data = load_counts(files, &pool, slot.data_counts, &mut |first, bytes| {
+        forest_counts.data_counts.load_leaf(first, bytes)
+    })?;
+    trees.data_overflow = load_overflow(files, &pool, slot.data_overflow, &mut |index, count| {
+        forest_counts.data_counts.load_overflow(index, count)
+    })?;
+    trees.pages = load_counts(files, &pool, slot.page_counts, &mut |first, bytes| {
+        forest_counts.page_counts.load_leaf(first, bytes)
+    })?;
+    trees.page_overflow = load_overflow(files, &pool, slot.page_overflow, &mut |index, count| {
+        forest_counts.page_counts.load_overflow(index, count)
+    })?;
+    forest.data_counts.finish_load()?;
+    forest.page_counts.finish_load()?;
+    forest.find_free_pages();
+    forest.start_generation(Generation(slot.generation.0 + 1));
+    let volumes = load_volumes(files, &pool, slot.volumes)?;
+    let next_volume = slot.next_volume;
+    Ok(Metadata { superblock: superblock.clone(), forest, volumes, next_volume, slot, count_trees: trees })
+}
+
+fn load_volumes(files: &mut Files<'_>, pool: &[u8; 16], root: Option<Pointer>) -> Result<VolumeTable> {
+    let mut records = Vec::new();
+    let tree = IndexTree::load(
+        root,
+        pool,
+        &mut |pointer| files.page(pool, pointer),
+        &mut |_, header, body| {
+            if header.kind != PageKind::VolumeLeaf {
+                return Err(wrong_kind(header.number));
+            }
+            records.extend(format::decode_volume_leaf(body)?);
+            Ok(())
+        },
+        &mut |_, _| Err(Error::damaged("a pointer to a volume leaf names no page")),
+    )?;
+    VolumeTable::loaded(tree, records)
+}
+
+fn wrong_kind(page: PageNumber) -> Error {
+    Error::damaged("a page of another kind stands where this tree needs one").at(Place::Page(page))
+}
+
+fn load_counts(
+    files: &mut Files<'_>,
+    pool: &[u8; 16],
+    root: Option<Pointer>,
+    put: &mut dyn FnMut(u64, LoadedCounts<'_>) -> Result<()>,
+) -> Result<IndexTree> {
+    let put = std::cell::RefCell::new(put);
+    IndexTree::load(
+        root,
+        pool,
+        &mut |pointer| files.page(pool, pointer),
+        &mut |key, header, body| {
+            if header.kind != PageKind::CountLeaf || header.first_key != key {
+                return Err(wrong_kind(header.number));
+            }
+            (put.borrow_mut())(key, LoadedCounts::Each(format::decode_count_leaf(body)?))
+        },
+        &mut |key, count| (put.borrow_mut())(key, LoadedCounts::Uniform(count)),
+    )
+}
+
+fn load_overflow(
+    files: &mut Files<'_>,
+    pool: &[u8; 16],
+    root: Option<Pointer>,
+    put: &mut dyn FnMut(u64, u32) -> Result<()>,
+) -> Result<IndexTree> {
+    IndexTree::load(
+        root,
+        pool,
+        &mut |pointer| files.page(pool, pointer),
+        &mut |_, header, body| {
+            if header.kind != PageKind::OverflowLeaf {
+                return Err(wrong_kind(header.number));
+            }
+            format::decode_overflow_leaf(body)?.into_iter().try_for_each(|(index, count)| put(index, count))
+        },
+        &mut |_, _| Err(Error::damaged("a pointer to an overflow leaf names no page")),
+    )
+}
+
+/// Pages of the other root slot's trees stay as they are until that slot has been replaced. If they cannot be
+/// read the other slot is worth nothing anyway.
+fn keep_other_pages(files: &mut Files<'_>, metadata: &mut Metadata, other: &RootSlot) {
+    let pool = metadata.superblock.pool;
+    let mut used = Vec::new();
+    let loaded = load_counts(files, &pool, other.page_counts, &mut |first, counts| {
+        if let LoadedCounts::Each(bytes) = counts {
+            used.extend(
+                (first..).zip(bytes).filter(|(_, count)| **count > 0).map(|(page, _)| PageNumber(page)),
+            );
+        }
+        Ok(())
+    });
+    if loaded.is_ok() {
+        used.into_iter().for_each(|page| metadata.forest.keep_page(page, metadata.slot.generation));
+    }
+}
+
+/// The records behind the root slot, as far as the chain holds.
+fn read_chain(files: &mut Files<'_>, metadata: &Metadata, ring: &mut LogRing) -> Result<Vec<LogRecord>> {
+    let mut records: Vec<LogRecord> = Vec::new();
+    let mut expected = metadata.slot.sequence.next();
+    let start = ring.head;
+    while let Some(record) = read_record(files, metadata, ring)? {
+        let fits = record.sequence == expected && record.incarnation == metadata.slot.incarnation;
+        let old = canary::broken(Canary::AnyIncarnation) && record.sequence == expected;
+        if !(fits || old) || ring.head - start + u64::from(record.pages) > ring.pages() {
+            break;
+        }
+        ring.head += u64::from(record.pages);
+        expected = expected.next();
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// The valid record at the head of the ring, if there is one.
+fn read_record(files: &mut Files<'_>, metadata: &Metadata, ring: &LogRing) -> Result<Option<LogRecord>> {
+    let offset = ring.offset_bytes(ring.head);
+    let first = files.data.read(offset, PAGE_BYTES)?;
+    let Some(header) = LogRecord::peek(&first) else { return Ok(None) };
+    if u64::from(header.pages) > ring.contiguous_pages(ring.head) {
+        return Ok(None);
+    }
+    let bytes = files.data.read(offset, usize::from(header.pages) * PAGE_BYTES)?;
+    match LogRecord::decode(&bytes, metadata.superblock.secret) {
+        Ok(record) => Ok(Some(record)),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Err(error.at(Place::Record(header.sequence))),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Behind the end of the chain there must be no sign that a durable record is missing.
+fn look_for_evidence(
+    files: &mut Files<'_>,
+    metadata: &Metadata,
+    ring: &LogRing,
+    end: Sequence,
+) -> Result<()> {
+    if canary::broken(Canary::NoEvidence) {
+        return Ok(());
+    }
+    for block in ring.blocks() {
+        let bytes = files.data.read(block.offset_bytes(), PAGES_PER_BLOCK as usize * PAGE_BYTES)?;
+        for page in 0..PAGES_PER_BLOCK as usize {
+            let rest = &bytes[page * PAGE_BYTES..];
+            let Some(header) = LogRecord::peek(rest) else { continue };
+            if speaks_against(&header, metadata, end) && is_record(rest, &header, metadata.superblock.secret)
+            {
+                return Err(verdict_on(&header, metadata, end));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn speaks_against(header: &RecordHeader, metadata: &Metadata, end: Sequence) -> bool {
+    let missing =
+        header.incarnation == metadata.slot.incarnation && header.sequence > end && header.synced > end;
+    missing || header.incarnation > metadata.slot.incarnation
+}
+
+fn is_record(bytes: &[u8], header: &RecordHeader, secret: u64) -> bool {
+    let length = usize::from(header.pages) * PAGE_BYTES;
+    bytes.get(..length).is_some_and(|bytes| LogRecord::is_intact(bytes, secret))
+}
+
+fn verdict_on(header: &RecordHeader, metadata: &Metadata, end: Sequence) -> Error {
+    if header.incarnation > metadata.slot.incarnation {
+        return older_than_data(Place::Record(header.sequence));
+    }
+    Error::damaged(format!(
+        "this log record was synced and is gone, record {} says so; `check` and `inspect` tell more, repair salvages",
+        header.sequence
+    ))
+    .at(Place::Record(end.next()))
+}
+
+/// Applies the records: the proven ones unseen, the others as long as their data is what they say.
+fn replay(
+    files: &mut Files<'_>,
+    metadata: &mut Metadata,
+    records: Vec<LogRecord>,
+    findings: &mut Findings,
+) -> Result<Vec<Checked>> {
+    let mut checked = Vec::new();
+    let proven = records.iter().map(|record| record.synced).fold(metadata.slot.sequence, Sequence::max);
+    for record in records {
+        let seen = record.sequence > proven && !canary::broken(Canary::UnseenReplay);
+        for delta in &record.deltas {
+            if seen && !data_arrived(files, delta)? {
+                findings.dropped_at = Some(record.sequence);
+                if canary::broken(Canary::DropOneDelta) {
+                    continue;
+                }
+                return Ok(checked);
+            }
+            if let (true, Delta::Publish { data_block, sectors, .. }) = (seen, delta) {
+                checked.push((*data_block, *sectors));
+            }
+            apply(files, metadata, delta).map_err(|e| e.at(Place::Record(record.sequence)))?;
+            findings.deltas += 1;
+        }
+    }
+    Ok(checked)
+}
+
+fn data_arrived(files: &mut Files<'_>, delta: &Delta) -> Result<bool> {
+    let Delta::Publish { data_block, sectors, crc, .. } = delta else { return Ok(true) };
+    Ok(sectors_crc(files, *data_block, *sectors)? == Some(*crc))
+}
+
+/// The CRC of sectors of a block; none if the file ends before them, as it may when its growth was lost.
+fn sectors_crc(files: &mut Files<'_>, block: DataBlock, sectors: SectorMask) -> Result<Option<u32>> {
+    let mut parts = Vec::new();
+    for (first, count) in sectors.runs() {
+        let offset =
+            block.0.saturating_mul(crate::units::BLOCK_BYTES).saturating_add(u64::from(first) * SECTOR_BYTES);
+        let length = u64::from(count) * SECTOR_BYTES;
+        if offset.saturating_add(length) > files.data.size_bytes() {
+            return Ok(None);
+        }
+        parts.push(files.data.read(offset, length as usize)?);
+    }
+    Ok(Some(format::crc32_of_parts(parts.iter().map(|part| &part[..]))))
+}
+
+fn apply(files: &mut Files<'_>, metadata: &mut Metadata, delta: &Delta) -> Result<()> {
+    loop {
+        match metadata.apply(delta) {
+            Ok(()) => break,
+            Err(Fault::Missing(pointer)) => load_page(files, metadata, &pointer)?,
+            Err(Fault::Failed(error)) => return Err(error),
+        }
+    }
+    metadata.forest.events.clear();
+    Ok(())
+}
+
+/// Reads one mapping page into memory.
+pub fn load_page(files: &mut Files<'_>, metadata: &mut Metadata, pointer: &Pointer) -> Result<()> {
+    let bytes = files.page(&metadata.superblock.pool, pointer)?;
+    metadata.forest.insert_loaded(pointer, &bytes)
+}

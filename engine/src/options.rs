@@ -1,0 +1,80 @@
+//! Every setting of a pool, with its default spelled out.
+//!
+//! Owns defaults and their limits. Knows units only.
+
+/// What a new pool is made with. Stays with the pool.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// Data blocks of 64 KiB that the pool may use, log included.
+    pub data_blocks: u64,
+    /// Data blocks that the log takes. At least 1; [`CreateOptions::log_blocks_for`] sizes it to a pool.
+    pub log_blocks: u64,
+    /// The pool's uuid. Comes from outside, as all randomness does.
+    pub uuid: [u8; 16],
+    /// Seeds the checksums of log records, so that no user data can pass for one. Must be random.
+    pub secret: u64,
+    /// When the pool is made, in seconds since 1970.
+    pub created_unix_s: u64,
+}
+
+impl CreateOptions {
+    /// A log of 1/256 of the pool, from 4 MiB to 256 MiB, and never more than a quarter of a tiny pool.
+    pub fn log_blocks_for(data_blocks: u64) -> u64 {
+        (data_blocks / 256).clamp(64, 4096).min(data_blocks / 4).max(1)
+    }
+}
+
+/// How a pool is run. May differ from opening to opening.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Published data that recovery may have to check, in bytes. A proof is asked for at half of it.
+    pub unproven_limit_bytes: u64,
+    /// A log record is followed by its proof after this much idleness, in milliseconds.
+    pub proof_idle_ms: u64,
+    /// Log records whose writes run at the same time.
+    pub log_writes_in_flight: usize,
+    /// Data blocks made ready (allocated and synced) at a time.
+    pub slab_blocks: u64,
+    /// Free blocks that stay on the host for the next writes; what is freed beyond that is punched.
+    pub recycle_blocks: u64,
+    /// Mappings that one slice of a discard or deletion takes down.
+    pub slice_mappings: u64,
+    /// Changed metadata pages that start a checkpoint.
+    pub checkpoint_pages: usize,
+    /// Pages by which the metadata file grows.
+    pub metadata_step_pages: u64,
+    /// Marks this opening, so that records of two copies of a pool are never taken for one log. Must be random.
+    pub nonce: u32,
+    /// Who opens the pool; stands in the root slot while it is open.
+    pub owner: Owner,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            unproven_limit_bytes: 64 << 20,
+            proof_idle_ms: 1000,
+            log_writes_in_flight: 2,
+            slab_blocks: 1024,
+            recycle_blocks: 1024,
+            slice_mappings: 64 * 1024,
+            checkpoint_pages: 4096,
+            metadata_step_pages: 256,
+            nonce: 0,
+            owner: Owner::default(),
+        }
+    }
+}
+
+/// Who has a pool: enough for a person to find the process, and for a program to see that it is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Owner {
+    /// Name of the host.
+    pub host: String,
+    /// The host's boot id.
+    pub boot_id: [u8; 16],
+    /// The process on that host; 0 for "nobody".
+    pub pid: u32,
+    /// The kernel's dm-thin has the data file; nobody else may write.
+    pub kernel: bool,
+}

@@ -1,0 +1,95 @@
+//! The only folder that touches files: operations go in, completions come out.
+//!
+//! A [`Disk`] takes operations that own their buffers and hands them back when they are done, in any order.
+//! What may be assumed of a disk stands in `docs/format.md`; nothing else may be. Never decides, never retries,
+//! never looks into the bytes. Files: `buffer.rs` (aligned memory), `memory_disk.rs`, `file_disk.rs`
+//! (pread and pwrite), `blocking.rs` (one operation at a time, for recovery and tools).
+
+mod blocking;
+mod buffer;
+mod file_disk;
+mod memory_disk;
+
+pub use blocking::Blocking;
+pub use buffer::Buffer;
+pub use file_disk::FileDisk;
+pub use memory_disk::{DiskCounters, MemoryDisk};
+
+use bytes::Bytes;
+
+/// Chosen by whoever submits; comes back with the completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// One operation on a disk. It owns its memory from submission to completion.
+#[derive(Debug)]
+pub enum Operation {
+    /// Fill `buffer` from `offset_bytes`. Reading behind the end of the disk is an error.
+    Read {
+        /// Where to read, in bytes.
+        offset_bytes: u64,
+        /// Filled whole when the operation succeeds; its content means nothing when it fails.
+        buffer: Buffer,
+    },
+    /// Write `bytes` at `offset_bytes`. Writing behind the end of the disk is an error; see [`Operation::Allocate`].
+    Write {
+        /// Where to write, in bytes.
+        offset_bytes: u64,
+        /// What to write. Nobody can change it while the operation runs.
+        bytes: Bytes,
+    },
+    /// Make every write, punch and allocation that *completed before this was submitted* survive a power loss.
+    Sync,
+    /// Give the space of the range back; it reads as zeros afterwards.
+    Punch {
+        /// Where the range starts, in bytes.
+        offset_bytes: u64,
+        /// How long it is, in bytes.
+        length_bytes: u64,
+    },
+    /// Make room for the range, extending the disk where it is shorter: written bytes stay as they are, new ones
+    /// read as zeros, and once this has completed writes into the range do not fail for lack of space.
+    Allocate {
+        /// Where the range starts, in bytes.
+        offset_bytes: u64,
+        /// How long it is, in bytes.
+        length_bytes: u64,
+    },
+}
+
+/// Why an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// The device failed; with the system's error number where there is one.
+    Io(Option<i32>),
+    /// No space on the host, or a quota or file size limit was reached.
+    NoSpace,
+    /// Fewer bytes were moved than asked for (beyond the end, or a device that stopped early).
+    Short,
+    /// The disk does not support this operation.
+    Unsupported,
+}
+
+/// What became of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// The ticket it was submitted with.
+    pub ticket: Ticket,
+    /// The operation, with its memory.
+    pub operation: Operation,
+    /// Whether it was carried out. After an error nothing is known about the bytes it named.
+    pub result: std::result::Result<(), DiskError>,
+}
+
+/// A disk: operations in, completions out, in any order.
+pub trait Disk {
+    /// The size of the disk now, in bytes.
+    fn size_bytes(&self) -> u64;
+
+    /// Starts an operation. It may complete at once or later; it never blocks for long.
+    fn submit(&mut self, ticket: Ticket, operation: Operation);
+
+    /// Takes one completed operation. Waits for one if any is in flight; `None` if none is.
+    fn next_completion(&mut self) -> Option<Completion>;
+}
