@@ -14,7 +14,7 @@ const MODULES: [(&str, &str); 12] = [
     ("error", "units"),
     ("options", "units error"),
     ("request", "units error options"),
-    ("format", "units error options request storage::Buffer"),
+    ("format", "units error options request canary storage::Buffer"),
     ("storage", "units error"),
     ("metadata", "units error options request canary format storage"),
     ("data_path", "units error options request canary format storage metadata"),

@@ -32,6 +32,9 @@ impl Core {
             Ok(prepared) => prepared,
             Err(error) => return self.part_done(task.key, Err(error)),
         };
+        if let Err(error) = delta.check() {
+            return self.part_done(task.key, Err(error));
+        }
         let bytes = delta.encoded_bytes();
         let needed = Room { log_pages: Commit::pages_for(bytes), ..Room::default() };
         if needed.log_pages > self.commit.ring.pages() / 4 {

@@ -186,25 +186,29 @@ impl Delta {
     fn decode_body(kind: u16, body: &[u8]) -> Result<Self> {
         Ok(match kind {
             PUBLISH => {
-                let ((volume, virtual_block, data_block, sectors, crc), _) = from_body(body)?;
+                let (volume, virtual_block, data_block, sectors, crc) = exact(body)?;
                 Self::Publish { volume, virtual_block, data_block, sectors, crc }
             }
             CLEAR => {
-                let ((volume, virtual_block, sectors), _) = from_body(body)?;
+                let (volume, virtual_block, sectors) = exact(body)?;
                 Self::Clear { volume, virtual_block, sectors }
             }
             UNMAP => {
-                let ((volume, first, last), _) = from_body(body)?;
+                let (volume, first, last) = exact(body)?;
                 Self::Unmap { volume, first, last }
             }
-            CREATE => Self::Create { record: VolumeRecord::read(&mut Reader::new(body))? },
+            CREATE => {
+                let mut reader = Reader::new(body);
+                let record = VolumeRecord::read(&mut reader)?;
+                if reader.is_empty() { Self::Create { record } } else { return Err(longer()) }
+            }
             SNAPSHOT => Self::Snapshot { cuts: read_cuts(body)? },
             UPDATE => {
-                let ((volume, name, size_bytes, holds, properties), _) = from_body(body)?;
+                let (volume, name, size_bytes, holds, properties) = exact(body)?;
                 Self::Update { volume, name, size_bytes, holds, properties }
             }
-            DELETE => Self::Delete { volumes: from_body(body)?.0 },
-            FORGET => Self::Forget { volume: from_body(body)?.0 },
+            DELETE => Self::Delete { volumes: exact(body)? },
+            FORGET => Self::Forget { volume: exact(body)? },
             _ => return Err(Error::new(ErrorKind::Unsupported, format!("delta of unknown kind {kind}"))),
         })
     }
@@ -221,6 +225,16 @@ impl Delta {
         };
         if possible { Ok(()) } else { Err(Error::damaged("delta: impossible block, range or mask")) }
     }
+}
+
+/// A body that is understood to its end: a delta that is understood by half would be replayed wrongly.
+fn exact<T: bincode::Decode<()>>(body: &[u8]) -> Result<T> {
+    let (value, used) = from_body(body)?;
+    if used == body.len() { Ok(value) } else { Err(longer()) }
+}
+
+fn longer() -> Error {
+    Error::new(ErrorKind::Unsupported, "delta with more fields than this program knows; use a newer one")
 }
 
 fn read_cuts(body: &[u8]) -> Result<Vec<(VolumeId, VolumeRecord)>> {

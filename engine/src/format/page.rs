@@ -4,6 +4,7 @@
 //! Read next: `inner_page.rs`, `map_leaf.rs`.
 
 use super::checksum::crc32;
+use crate::canary::{self, Canary};
 use super::codec::{Reader, U48_LIMIT, Writer};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::request::Uuid;
@@ -187,6 +188,9 @@ fn open_unplaced<'a>(bytes: &'a [u8], pool: &Uuid, pointer: &Pointer) -> Result<
     let checksum = Reader::new(bytes).u32()?;
     let found = inspect(bytes)?;
     let (number, copy) = (pointer.page, pointer.copy);
+    if canary::broken(Canary::PageChecksumIgnored) {
+        return Ok((found.header, found.body));
+    }
     require(found.checksum_ok, || "page: checksum mismatch".into())?;
     require(found.pool == *pool, || "page: it belongs to another pool".into())?;
     require(found.header.number == number, || {
