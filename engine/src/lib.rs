@@ -38,9 +38,11 @@
 #![deny(unsafe_code)]
 
 pub mod canary;
+pub mod check;
 pub mod data_path;
 pub mod error;
 pub mod format;
+pub mod inspect;
 pub mod metadata;
 pub mod options;
 pub mod pool;
@@ -48,6 +50,7 @@ pub mod request;
 pub mod storage;
 pub mod units;
 
+pub use check::check;
 pub use data_path::{Core, PoolStatus, Side, VolumeInfo, open};
 pub use metadata::create;
 pub use pool::Pool;

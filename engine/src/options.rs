@@ -41,6 +41,8 @@ pub struct OpenOptions {
     pub slice_mappings: u64,
     /// Changed metadata pages that start a checkpoint.
     pub checkpoint_pages: usize,
+    /// Metadata pages that are kept in memory after a checkpoint.
+    pub cache_pages: usize,
     /// Pages by which the metadata file grows.
     pub metadata_step_pages: u64,
     /// Marks this opening, so that records of two copies of a pool are never taken for one log. Must be random.
@@ -59,6 +61,7 @@ impl Default for OpenOptions {
             recycle_blocks: 1024,
             slice_mappings: 64 * 1024,
             checkpoint_pages: 4096,
+            cache_pages: 16 * 1024,
             metadata_step_pages: 256,
             nonce: 0,
             owner: Owner::default(),

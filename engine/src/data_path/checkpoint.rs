@@ -37,8 +37,6 @@ pub struct CheckpointState {
     /// What the newest durable slot holds, and where the log goes on behind it.
     last: (DeltaNumber, u64),
     close: Close,
-    /// Metadata pages that had been allocated when the last checkpoint was frozen.
-    allocated: u64,
 }
 
 /// How far closing has come: both root slots get the last state.
@@ -115,8 +113,7 @@ impl Core {
 
     fn checkpoint_is_due(&self) -> bool {
         let log_half_full = self.commit.ring.used_pages() >= self.commit.ring.pages() / 2;
-        let many_pages = self.metadata.forest.pages.allocated()
-            >= self.checkpoint.allocated + self.options.checkpoint_pages as u64;
+        let many_pages = self.metadata.forest.dirty_pages() >= self.options.checkpoint_pages;
         let closing = self.checkpoint.close != Close::No && self.closes_now();
         self.checkpoint.wanted || log_half_full || many_pages || closing || self.commit.proof_starves()
     }
@@ -142,7 +139,6 @@ impl Core {
                 let number = self.commit.composed.number;
                 let waiters = std::mem::take(&mut self.checkpoint.waiters);
                 self.checkpoint.wanted = false;
-                self.checkpoint.allocated = self.metadata.forest.pages.allocated();
                 self.checkpoint.running =
                     Some(Running { frozen, number, stage: Stage::AwaitDurable, waiters });
             }
@@ -232,6 +228,7 @@ impl Core {
         let (older_number, older_position) = self.checkpoint.last;
         self.checkpoint.last = (running.number, slot.log_position);
         self.metadata.forest.pages.release(slot.generation);
+        self.metadata.forest.shrink_cache(self.options.cache_pages, slot.generation);
         self.commit.in_both_slots(older_number);
         self.commit.ring.tail =
             if canary::broken(Canary::LogReleasedEarly) { slot.log_position } else { older_position };

@@ -86,7 +86,7 @@ impl Locks {
         if last.0 - first.0 < PROBE_BLOCKS {
             return (first.0..=last.0).all(|block| !self.blocks.contains_key(&(volume, VirtualBlock(block))));
         }
-        !self.blocks.keys().any(|(v, block)| *v == volume && (first..=last).contains(&block))
+        !self.blocks.keys().any(|(v, block)| *v == volume && (first..=last).contains(block))
     }
 
     /// Puts `task` behind all writes in the range; writes that come later wait behind it.

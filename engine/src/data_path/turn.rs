@@ -14,6 +14,7 @@ impl Core {
         self.now_ms = self.now_ms.max(now_ms);
         self.wake();
         self.run_ready();
+        self.stop_at_damage();
         self.prove_when_due();
         self.compose();
         self.run_checkpoint();
@@ -35,6 +36,13 @@ impl Core {
                 Task::Collapse(task) => self.collapse(task),
                 Task::Control(task) => self.control(task),
             }
+        }
+    }
+
+    /// Counts and trees that contradict each other must not get into a checkpoint.
+    fn stop_at_damage(&mut self) {
+        if let Some(damage) = self.metadata.forest.damage().cloned() {
+            self.fail(damage);
         }
     }
 

@@ -52,8 +52,6 @@ pub struct CachedPage {
     pub copy: Option<PageNumber>,
     /// The volume that wrote it.
     pub volume_of_birth: VolumeId,
-    /// Its checksum on disk; 0 until it is sealed.
-    pub checksum: u32,
     /// What it holds.
     pub node: Node,
     /// Whether it was used since eviction last looked at it.
@@ -66,10 +64,9 @@ impl CachedPage {
         generation: Generation,
         copy: Option<PageNumber>,
         volume_of_birth: VolumeId,
-        checksum: u32,
         node: Node,
     ) -> Self {
-        Self { generation, copy, volume_of_birth, checksum, node, used: AtomicBool::new(true) }
+        Self { generation, copy, volume_of_birth, node, used: AtomicBool::new(true) }
     }
 }
 
@@ -145,7 +142,7 @@ mod tests {
 
     fn page(generation: u64) -> CachedPage {
         let node = Node::Leaf(MapLeaf::new(VirtualBlock(0)));
-        CachedPage::new(Generation(generation), None, VolumeId(1), 0, node)
+        CachedPage::new(Generation(generation), None, VolumeId(1), node)
     }
 
     #[test]

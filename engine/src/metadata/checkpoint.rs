@@ -70,6 +70,9 @@ impl Metadata {
     ///
     /// Fails with `NoSpace`, before anything changed, if the metadata file has too few free pages.
     pub fn freeze(&mut self, facts: SlotFacts) -> Result<Frozen> {
+        if let Some(damage) = self.forest.damage() {
+            return Err(damage.clone());
+        }
         if self.forest.pages.free_pages() < self.checkpoint_pages_at_most() as u64 {
             return Err(Error::new(ErrorKind::NoSpace, "the metadata file has no room for a checkpoint"));
         }

@@ -28,7 +28,7 @@ pub fn create(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &CreateOpti
     let mut files = Files::new(data, metadata);
     refuse_existing(&mut files)?;
     let log = Extent { first: DataBlock(0), blocks: options.log_blocks };
-    let mut state = first_state(options, log.clone())?;
+    let mut state = first_state(options, log)?;
     write_log(&mut files, options, &log)?;
     files.metadata.allocate(0, state.forest.page_counts.len() * PAGE_BYTES as u64)?;
     for page in SUPERBLOCK_PAGES {
@@ -77,7 +77,7 @@ fn refuse_existing(files: &mut Files<'_>) -> Result<()> {
 
 fn first_state(options: &CreateOptions, log: Extent) -> Result<Metadata> {
     let superblock = superblock(options);
-    let slot = RootSlot { log: vec![log.clone()], ..RootSlot::default() };
+    let slot = RootSlot { log: vec![log], ..RootSlot::default() };
     let mut state = Metadata {
         forest: Forest::new(superblock.pool, options.data_blocks, PAGES_AT_LEAST),
         superblock,

@@ -34,6 +34,9 @@ pub struct InnerPlan(Vec<(PageNumber, PageNumber)>);
 /// Reads one page that a pointer names, from either copy.
 pub type ReadPage<'a> = dyn FnMut(&Pointer) -> Result<Bytes> + 'a;
 
+/// Takes a leaf: its first key as its parent says, its header and body.
+pub type TakeLeaf<'a> = dyn FnMut(u64, &PageHeader, &[u8]) -> Result<()> + 'a;
+
 impl IndexTree {
     /// How many pages the inner levels take on disk, both copies, if they are written as they would be now.
     pub fn inner_pages(&self) -> usize {
@@ -50,7 +53,7 @@ impl IndexTree {
         root: Option<Pointer>,
         pool: &[u8; 16],
         read: &mut ReadPage<'_>,
-        leaf: &mut dyn FnMut(u64, &PageHeader, &[u8]) -> Result<()>,
+        leaf: &mut TakeLeaf<'_>,
         uniform: &mut dyn FnMut(u64, u32) -> Result<()>,
     ) -> Result<Self> {
         let mut tree = Self { root, ..Self::default() };
@@ -136,7 +139,7 @@ struct Walk<'w, 'r> {
     tree: &'w mut IndexTree,
     pool: &'w [u8; 16],
     read: &'w mut ReadPage<'r>,
-    leaf: &'w mut dyn FnMut(u64, &PageHeader, &[u8]) -> Result<()>,
+    leaf: &'w mut TakeLeaf<'r>,
     uniform: &'w mut dyn FnMut(u64, u32) -> Result<()>,
 }
 

@@ -17,7 +17,6 @@ use std::collections::VecDeque;
 pub struct PageSpace {
     free: BitVec<u64, Lsb0>,
     free_pages: u64,
-    allocated: u64,
     /// No page below is free.
     search_from: usize,
     /// Freed pages and the generation that no longer has them, by rising generation.
@@ -65,11 +64,6 @@ impl PageSpace {
         self.free_pages
     }
 
-    /// How many pages were allocated since the opening, whatever became of them.
-    pub fn allocated(&self) -> u64 {
-        self.allocated
-    }
-
     /// How many pages are in no tree any more, and cannot be allocated yet.
     pub fn waiting_pages(&self) -> u64 {
         (self.waiting.len() + self.held.len()) as u64
@@ -80,7 +74,6 @@ impl PageSpace {
         let page = self.search_from + self.free.get(self.search_from..)?.first_one()?;
         self.take(page);
         self.search_from = page + 1;
-        self.allocated += 1;
         Some(PageNumber(page as u64))
     }
 
@@ -175,7 +168,7 @@ mod tests {
         assert_eq!(space.free_pages(), 4);
         let pages: Vec<u64> = std::iter::from_fn(|| space.allocate()).map(|page| page.0).collect();
         assert_eq!(pages, [4, 5, 6, 7]);
-        assert_eq!((space.free_pages(), space.allocated()), (0, 4));
+        assert_eq!(space.free_pages(), 0);
         space.free(PageNumber(5), G(3), G(3));
         space.grow(9);
         assert_eq!(

@@ -199,7 +199,8 @@ fn older_than_data(place: Place) -> Error {
     .at(place)
 }
 
-fn load(files: &mut Files<'_>, superblock: &Superblock, slot: RootSlot) -> Result<Metadata> {
+/// What hangs on `slot`, without the log.
+pub(crate) fn load(files: &mut Files<'_>, superblock: &Superblock, slot: RootSlot) -> Result<Metadata> {
     let pool = superblock.pool;
     let mut forest = Forest::new(pool, slot.data_blocks, slot.metadata_pages);
     let mut trees = CountTrees::default();

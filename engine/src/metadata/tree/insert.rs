@@ -63,10 +63,15 @@ impl Forest {
         if current == Some(next) {
             return Ok(());
         }
-        let leaf_bytes = self.leaf_mut(path.leaf()).encoded_bytes();
-        self.check_room_to_replace(&path, leaf_bytes)?;
         let above = path.inner_steps().len();
-        self.own_path(volume, root, &mut path, above + 1);
+        let to_own = self.pages_to_own(&path, above + 1);
+        let can_split =
+            self.leaf_mut(path.leaf()).encoded_bytes() + LEAF_GROWTH_BYTES > self.limits.leaf_bytes;
+        let to_split = if can_split { self.pages_to_add_leaf(&path)? } else { 0 };
+        self.check_room(to_own + to_split)?;
+        if to_own > 0 {
+            self.own_path(volume, root, &mut path, above + 1);
+        }
         let leaf = self.leaf_mut(path.leaf());
         leaf.set(at, Some(next));
         let is_too_long = leaf.encoded_bytes() > self.limits.leaf_bytes;
@@ -79,14 +84,6 @@ impl Forest {
             self.split_leaf(volume, root, &path);
         }
         Ok(())
-    }
-
-    fn check_room_to_replace(&self, path: &Path, leaf_bytes: usize) -> Result<(), Fault> {
-        let mut pages = self.pages_to_own(path, path.steps().len());
-        if leaf_bytes + LEAF_GROWTH_BYTES > self.limits.leaf_bytes {
-            pages += self.pages_to_add_leaf(path)?;
-        }
-        self.check_room(pages)
     }
 
     /// How many pages it takes to put another leaf beside the one at the end of `path`.

@@ -10,24 +10,33 @@ use crate::format::{self, InnerPage, MapEntry, MapLeaf, Mapping, PageHeader, Pag
 use crate::metadata::cache::{CachedPage, Node};
 use crate::units::{Generation, PageNumber};
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+/// One sealing under way.
+struct Sealing<'a> {
+    pages: &'a mut Vec<(PageNumber, Bytes)>,
+    /// Checksums of pages that are met again under another parent.
+    shared: FxHashMap<PageNumber, u32>,
+}
 
 impl Forest {
     /// Seals every page below `roots` that the checkpoint being built has made: gives it its checksum, tells its
     /// parents and `roots`, and appends what is to be written to `pages`; inner pages twice, for both their numbers.
     ///
-    /// `roots` must have every root that may lead to such a page. Nothing may change before
-    /// [`Self::start_generation`].
+    /// `roots` must have every root that may lead to such a page. If something changes before
+    /// [`Self::start_generation`], seal again.
     pub fn seal_dirty<'a>(
         &mut self,
         roots: impl IntoIterator<Item = &'a mut Root>,
         pages: &mut Vec<(PageNumber, Bytes)>,
     ) {
+        let mut sealing = Sealing { pages, shared: FxHashMap::default() };
         for (level, pointer) in roots.into_iter().flatten() {
             let mut subtree = Subtree::of_root(*level, *pointer);
             if let Some(Node::Leaf(leaf)) = self.cache.get(pointer.page).map(|cached| &cached.node) {
                 (subtree.low, subtree.high) = (leaf.base().0, window_end(leaf.base().0));
             }
-            pointer.checksum = self.seal_subtree(subtree, pages);
+            pointer.checksum = self.seal_subtree(subtree, &mut sealing);
         }
     }
 
@@ -39,43 +48,43 @@ impl Forest {
     }
 
     /// Returns the checksum of the subtree's page.
-    fn seal_subtree(&mut self, subtree: Subtree, pages: &mut Vec<(PageNumber, Bytes)>) -> u32 {
+    fn seal_subtree(&mut self, subtree: Subtree, sealing: &mut Sealing<'_>) -> u32 {
         let pointer = subtree.pointer;
         if pointer.generation != self.building {
             return pointer.checksum;
         }
-        let Some(cached) = self.cache.get_mut(pointer.page) else {
-            unreachable!("a page that is on no disk is in memory")
-        };
-        // Shared pages are met again, with their checksum known.
-        if cached.checksum != 0 {
-            return cached.checksum;
+        if let Some(checksum) = sealing.shared.get(&pointer.page) {
+            return *checksum;
         }
-        if let Node::Inner(inner) = &mut cached.node {
-            let entries = std::mem::take(&mut inner.entries);
-            let entries = self.seal_children(subtree, entries, pages);
+        if subtree.level > 0 {
+            let entries = std::mem::take(&mut self.inner_mut(pointer.page).entries);
+            let entries = self.seal_children(subtree, entries, sealing);
             self.inner_mut(pointer.page).entries = entries;
         }
-        self.seal_page(subtree, pages)
+        let checksum = self.seal_page(subtree, sealing.pages);
+        if self.page_counts.get(pointer.page.0) > 1 {
+            sealing.shared.insert(pointer.page, checksum);
+        }
+        checksum
     }
 
     fn seal_children(
         &mut self,
         parent: Subtree,
         entries: Vec<(u64, Pointer)>,
-        pages: &mut Vec<(PageNumber, Bytes)>,
+        sealing: &mut Sealing<'_>,
     ) -> Vec<(u64, Pointer)> {
         let inner = InnerPage { level: parent.level, entries };
         let sealed = parent.children(&inner).map(|child| {
-            let checksum = self.seal_subtree(child, pages);
+            let checksum = self.seal_subtree(child, sealing);
             (child.low, Pointer { checksum, ..child.pointer })
         });
         sealed.collect()
     }
 
-    fn seal_page(&mut self, subtree: Subtree, pages: &mut Vec<(PageNumber, Bytes)>) -> u32 {
+    fn seal_page(&self, subtree: Subtree, pages: &mut Vec<(PageNumber, Bytes)>) -> u32 {
         let Subtree { pointer, level, low, high } = subtree;
-        let Some(cached) = self.cache.get_mut(pointer.page) else {
+        let Some(cached) = self.cache.get(pointer.page) else {
             unreachable!("a page that is on no disk is in memory")
         };
         let (kind, body) = match &cached.node {
@@ -94,7 +103,6 @@ impl Forest {
             volume_of_birth: cached.volume_of_birth,
         };
         let (buffer, checksum) = format::seal(&header, &self.pool, &body);
-        cached.checksum = checksum;
         let bytes = buffer.freeze();
         pages.extend(pointer.copy.map(|copy| (copy, bytes.clone())));
         pages.push((pointer.page, bytes));
@@ -112,8 +120,7 @@ impl Forest {
         let (header, body) = format::open(bytes, &self.pool, pointer)?;
         let node =
             self.decode(&header, body, pointer).map_err(|error| error.at(Place::Page(pointer.page)))?;
-        let page =
-            CachedPage::new(pointer.generation, pointer.copy, header.volume_of_birth, pointer.checksum, node);
+        let page = CachedPage::new(pointer.generation, pointer.copy, header.volume_of_birth, node);
         self.cache.insert(pointer.page, page);
         Ok(())
     }

@@ -87,7 +87,7 @@ impl Forest {
         let page = take();
         let copy = matches!(node, Node::Inner(_)).then(take);
         let mapped = node.mapped();
-        self.cache.insert(page, CachedPage::new(self.building, copy, volume, 0, node));
+        self.cache.insert(page, CachedPage::new(self.building, copy, volume, node));
         Pointer { page, copy, generation: self.building, checksum: 0, mapped }
     }
 

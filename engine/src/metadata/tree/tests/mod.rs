@@ -165,7 +165,8 @@ fn step(world: &mut World, random: &mut Random, next_volume: &mut u64) {
         89..93 => world.checkpoint(),
         93..97 => evict(world, random),
         97 => world.prove(),
-        98 if random.one_in(4) => world.reopen(),
+        98 => world.seal_in_vain(),
+        99 if random.one_in(4) => world.reopen(),
         _ => {}
     }
 }

@@ -1,0 +1,2 @@
+//! Decodes any structure for people.
+
