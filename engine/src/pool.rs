@@ -134,6 +134,7 @@ impl<D: Disk> Pool<D> {
     /// Ends with an empty log and no owner, and gives the disks back. Without it the next opening recovers.
     pub fn close(mut self) -> Result<(D, D)> {
         self.request(Request::Close)?;
+        while self.complete_one() {}
         Ok((self.data, self.metadata))
     }
 

@@ -13,8 +13,6 @@ mod counts;
 mod index;
 mod log;
 mod report;
-#[cfg(test)]
-mod tests;
 mod trace;
 mod volumes;
 mod walk;
@@ -75,7 +73,10 @@ fn present_state(
         Err(error) => {
             notes.add(moved(&error, format!("the pool cannot be opened: {}", error.message())));
             let slots = files.root_slots(&superblock.pool);
-            let loaded = slots.into_iter().flatten().find_map(|slot| load(files, superblock, slot).ok());
+            let loaded = slots.into_iter().flatten().find_map(|slot| {
+                let building = crate::units::Generation(slot.generation.0 + 1);
+                load(files, superblock, slot, building).ok()
+            });
             (loaded, false)
         }
     }
@@ -84,10 +85,10 @@ fn present_state(
 fn tell_recovered(found: &Recovered, notes: &mut Notes<'_>) {
     let findings = &found.findings;
     let slot = &found.metadata.slot;
-    if let Some(error) = &findings.fallback {
+    if let Some(fallback) = &findings.fallback {
+        let error = &fallback.cause;
         notes.add(moved(error, format!("the newest root slot cannot be used: {}", error.message())));
     }
-    findings.bad_copies.iter().for_each(|error| notes.add(error.clone()));
     if let Some(error) = found.metadata.forest.damage() {
         notes.add(error.clone());
     }

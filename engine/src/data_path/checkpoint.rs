@@ -90,6 +90,7 @@ impl Core {
 
     pub(super) fn start_close(&mut self, key: Key) {
         self.closing = true;
+        self.set_durable(key, true);
         if let Some(request) = self.requests.get_mut(&key) {
             request.parts += 1;
         }
@@ -120,7 +121,8 @@ impl Core {
 
     /// Closing waits until nothing else is being carried out.
     fn closes_now(&self) -> bool {
-        self.requests.len() == 1 && self.jobs.is_empty() && self.gathers.is_empty() && self.reads.is_empty()
+        let quiet = self.jobs.is_empty() && self.gathers.is_empty() && self.page_loads.is_empty();
+        self.requests.len() == 1 && quiet && self.reclaim_is_quiet()
     }
 
     fn start_checkpoint(&mut self) {

@@ -130,18 +130,22 @@ impl Core {
         after: Option<Task>,
     ) {
         let Some((sectors, _)) = task.copied else { return };
-        let still = self.still_owned(&task, into);
-        let (true, Some(needed)) = (still, self.room_for(&task, sectors)) else {
+        let room = if self.still_owned(&task, into) { self.room_for(&task, sectors) } else { None };
+        let Some(needed) = room else {
             // It was shared meanwhile, or there is no room for its delta now: it stays as it is.
             self.unlock(task.place(), task.locked);
-            if let Some(Task::Collapse(mut next)) = after {
-                next.freed -= 1;
-                self.ready.push_back(Task::Collapse(next));
-            }
-            return;
+            return self.collapse_goes_on(after);
         };
         task.copied = Some((sectors, image.freeze()));
         self.start_collapse(task, into, sectors, needed, after);
+    }
+
+    /// Goes on behind a block that was not joined after all.
+    pub(super) fn collapse_goes_on(&mut self, after: Option<Task>) {
+        if let Some(Task::Collapse(mut next)) = after {
+            next.freed -= 1;
+            self.ready.push_back(Task::Collapse(next));
+        }
     }
 
     fn room_for(&mut self, task: &WriteTask, sectors: SectorMask) -> Option<Room> {

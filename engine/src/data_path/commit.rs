@@ -191,6 +191,8 @@ impl Commit {
     }
 
     fn put_record(&mut self, deltas: Vec<Delta>, thens: Vec<Then>, pages: usize) -> NewRecord {
+        // Writing over what a root slot needs would cost acknowledged data: better to stop here.
+        assert!(pages as u64 <= self.ring.free_pages(), "a log record was composed without room for it");
         let sequence = self.composed.sequence.next();
         self.composed.sequence = sequence;
         let record = LogRecord {
@@ -249,24 +251,34 @@ impl Commit {
     /// lost or rots must not make a proven delta look unproven.
     pub fn compose_proof(&mut self) -> Option<NewRecord> {
         let wanted = self.proof_wanted;
-        let claimed = self.in_flight.iter().map(|r| r.synced).chain(self.claims.iter().map(|(_, c)| *c));
-        let claims =
-            claimed.filter(|claim| *claim >= wanted).count() + usize::from(self.last_claim >= wanted);
-        let due = wanted > self.proven && self.durable.number >= wanted && claims < 2;
-        (due && self.queue.is_empty() && self.ring.free_pages() > 0)
-            .then(|| self.put_record(vec![], vec![], 1))
+        let composed = self.in_flight.iter().filter(|record| record.synced >= wanted).count();
+        let due =
+            wanted > self.proven && self.durable.number >= wanted && composed + self.claims_of(wanted) < 2;
+        (due && self.has_proof_page()).then(|| self.put_record(Vec::new(), Vec::new(), 1))
+    }
+
+    /// How many written records say that `number` is synced.
+    fn claims_of(&self, number: DeltaNumber) -> usize {
+        let written = self.claims.iter().filter(|(_, claim)| *claim >= number).count();
+        written + usize::from(self.last_claim >= number)
+    }
+
+    /// Whether a page is left that no admitted delta may need.
+    fn has_proof_page(&self) -> bool {
+        self.ring.free_pages() > self.reserved_pages
     }
 
     /// Whether a proof is wanted for which the log has no page; a checkpoint makes room.
     pub fn proof_starves(&self) -> bool {
-        self.proof_wanted > self.proven && self.ring.free_pages() == 0
+        self.proof_wanted > self.proven && !self.has_proof_page()
     }
 
-    /// Whether a sync would bring anything that somebody waits for.
+    /// Whether a sync would bring anything that somebody waits for; the deltas up to `wanted` at least.
     pub fn needs_sync(&self, wanted: DeltaNumber) -> bool {
-        let proof = self.proof_wanted > self.proven && self.in_flight.is_empty();
-        let behind = self.written.sequence > self.durable.sequence;
-        !self.waiters.is_empty() || (behind && (proof || wanted > self.durable.number))
+        let wanted = wanted.max(self.proof_wanted);
+        let durable = wanted > self.durable.number && self.written.number >= wanted;
+        let proof = self.proof_wanted > self.proven && self.claims_of(self.proof_wanted) >= 2;
+        !self.waiters.is_empty() || durable || proof
     }
 
     /// Notes a sync that is being submitted.
@@ -304,13 +316,16 @@ impl Commit {
 
     /// Everything that waits, for a pool that failed.
     pub fn drain(&mut self) -> Vec<Then> {
-        let mut thens: Vec<Then> = self.queue.drain(..).map(|queued| queued.then).collect();
+        let mut thens = Vec::new();
+        for queued in self.queue.drain(..) {
+            self.reserved_pages -= Self::pages_for(queued.bytes);
+            thens.push(queued.then);
+        }
         self.in_flight.drain(..).for_each(|record| thens.extend(record.thens));
         thens.append(&mut self.waiters);
         if let Some(sync) = self.sync.take() {
             thens.extend(sync.waiters);
         }
-        self.reserved_pages = 0;
         thens
     }
 }

@@ -133,12 +133,7 @@ impl Core {
 
     fn merged(&mut self, gather: Gather) {
         let mut task = gather.task;
-        let sectors = task.sectors();
-        let image = overlay(gather.image, &task);
-        task.offset_bytes -= task.offset_bytes % SECTOR_BYTES as u32;
-        let from = task.offset_bytes as usize;
-        task.bytes = image.freeze().slice(from..from + sectors.count() as usize * SECTOR_BYTES as usize);
-        task.only_mapped = false;
+        task.merged = Some(overlay(gather.image, &task).freeze());
         self.ready.push_back(Task::Write(task));
     }
 
@@ -173,6 +168,14 @@ fn runs_of(mapping: Option<Mapping>, wanted: SectorMask) -> Vec<(DataBlock, u32,
 }
 
 fn overlay(mut image: Buffer, task: &WriteTask) -> Buffer {
+    if let Some(merged) = &task.merged {
+        for (first, count) in task.sectors().runs() {
+            let bytes =
+                first as usize * SECTOR_BYTES as usize..(first + count) as usize * SECTOR_BYTES as usize;
+            image[bytes.clone()].copy_from_slice(&merged[bytes]);
+        }
+        return image;
+    }
     let from = task.offset_bytes as usize;
     image[from..from + task.bytes.len()].copy_from_slice(&task.bytes);
     image

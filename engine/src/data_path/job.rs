@@ -185,7 +185,7 @@ impl Core {
         match job.after.take() {
             Some(after) => {
                 self.unlock(job.task.place(), job.task.locked);
-                self.ready.push_back(after);
+                self.collapse_goes_on(Some(after));
             }
             None => self.ready.push_back(Task::Write(job.task)),
         }

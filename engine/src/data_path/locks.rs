@@ -64,18 +64,22 @@ impl Locks {
         self.blocks.entry(place).or_default().waiting.push_back(task);
     }
 
-    /// Gives `sectors` back. Who waited goes to `ready`, in order.
+    /// Gives `sectors` back. Who waited goes to the front of `ready`, in order.
     pub fn unlock(&mut self, place: Place, sectors: SectorMask, ready: &mut VecDeque<Task>) {
+        let mut woken = VecDeque::new();
         if let Some(lock) = self.blocks.get_mut(&place) {
             lock.held = lock.held.without(sectors);
-            ready.append(&mut lock.waiting);
+            woken.append(&mut lock.waiting);
             if lock.held.is_empty() && lock.target.is_none() {
                 self.blocks.remove(&place);
             }
         }
-        for mut range in self.ranges.drain(..) {
-            ready.append(&mut range.tasks);
+        // Writes that wait for the block came before a range that waits for it: later ones wait behind the range.
+        for mut range in self.ranges.extract_if(.., |range| range.holds(place)) {
+            woken.append(&mut range.tasks);
         }
+        woken.append(ready);
+        *ready = woken;
     }
 
     /// Whether nobody writes in the range and nobody waits to.

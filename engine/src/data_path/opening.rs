@@ -11,11 +11,11 @@ use super::{Core, Task, reclaim, room};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{LogHead, ROOT_SLOT_PAGES, RootSlot, VolumeState};
-use crate::metadata::recovery::{Checked, Files, Recovered, recover};
-use crate::metadata::{SlotFacts, write_checkpoint};
+use crate::metadata::recovery::{Checked, Fallback, Files, Recovered, recover};
+use crate::metadata::{Metadata, SlotFacts, write_checkpoint};
 use crate::options::OpenOptions;
 use crate::storage::Disk;
-use crate::units::{BLOCK_BYTES, DataBlock, Generation, Incarnation, SECTOR_BYTES};
+use crate::units::{BLOCK_BYTES, DataBlock, Incarnation, PAGE_BYTES, SECTOR_BYTES};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -24,8 +24,10 @@ pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions)
     let mut files = Files::new(data, metadata);
     let mut found = recover(&mut files)?;
     refuse_read_only(&found)?;
-    if found.findings.fallback.is_some() {
-        settle_fallback(&mut files, &mut found)?;
+    // After a process died, what was read may be in memory only: nothing may be written over what is on disk still.
+    files.metadata.sync()?;
+    if let Some(fallback) = &found.findings.fallback {
+        settle_fallback(&mut files, &found, fallback)?;
     }
     let incarnation = found.incarnation.next(options.nonce);
     write_verdict(&mut files, &mut found, incarnation, options)?;
@@ -52,21 +54,13 @@ fn refuse_read_only(found: &Recovered) -> Result<()> {
     Ok(())
 }
 
-/// The newest slot led to damage, the other one did not: before anything is written, the good one becomes newest.
-fn settle_fallback(files: &mut Files<'_>, found: &mut Recovered) -> Result<()> {
-    let used = &found.metadata.slot;
-    let mut generation = Generation(found.newest.0.max(used.generation.0) + 1);
-    if generation.0 % 2 == used.generation.0 % 2 {
-        // The good slot keeps its place until the copy stands in the bad one's.
-        generation.0 += 1;
-    }
-    let slot = RootSlot { generation, ..used.clone() };
-    let page = ROOT_SLOT_PAGES[(generation.0 % 2) as usize];
-    files.metadata.write(page.offset_bytes(), slot.encode(&found.metadata.superblock.pool)?.freeze())?;
-    files.metadata.sync()?;
-    found.metadata.slot = slot;
-    found.metadata.forest.start_generation(Generation(generation.0 + 1));
-    Ok(())
+/// The newest slot led to damage, the other one did not: before anything else is written, the good one becomes newest.
+fn settle_fallback(files: &mut Files<'_>, found: &Recovered, fallback: &Fallback) -> Result<()> {
+    let state = &found.metadata;
+    let slot = RootSlot { generation: fallback.copy, ..state.slot.clone() };
+    let page = ROOT_SLOT_PAGES[(slot.generation.0 % 2) as usize];
+    files.metadata.write(page.offset_bytes(), slot.encode(&state.superblock.pool)?.freeze())?;
+    files.metadata.sync()
 }
 
 /// Sync of the data, then the state that was found in both slots under a new incarnation, then the log head.
@@ -113,20 +107,23 @@ fn rewrite_checked(files: &mut Files<'_>, checked: &[Checked]) -> Result<()> {
     Ok(())
 }
 
-/// Replaying may have used up the room that the verdict needs.
-fn make_room(files: &mut Files<'_>, state: &mut crate::metadata::Metadata) -> Result<()> {
+/// Makes sure of the pages that replaying used, and of those that the verdict needs.
+fn make_room(files: &mut Files<'_>, state: &mut Metadata) -> Result<()> {
+    let page = PAGE_BYTES as u64;
+    let sure = state.slot.metadata_pages;
+    let now = state.forest.page_counts.len();
     let needed = 2 * state.checkpoint_pages_at_most() as u64;
-    let forest = &mut state.forest;
-    if forest.pages.free_pages() >= needed {
+    let more = needed.saturating_sub(state.forest.pages.free_pages());
+    if now + more == sure {
         return Ok(());
     }
-    let page = crate::units::PAGE_BYTES as u64;
-    let now = forest.page_counts.len();
-    let more = needed - forest.pages.free_pages();
-    if files.metadata.allocate(now * page, more * page).and_then(|()| files.metadata.sync()).is_ok() {
-        forest.grow_pages(now + more);
+    let whole = files.metadata.allocate(sure * page, (now + more - sure) * page);
+    match whole.and_then(|()| files.metadata.sync()) {
+        Ok(()) => state.forest.grow_pages(now + more),
+        // Where the file cannot grow the reserve has to do; freezing says so if it does not.
+        Err(error) if error.kind() == ErrorKind::NoSpace => {}
+        Err(error) => return Err(error),
     }
-    // Where the file cannot grow, the reserve has to do; freezing says so if it does not.
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use super::operations::Pending;
 use super::{Core, Side, Then};
 use crate::error::{Error, ErrorKind};
 use crate::storage::{DiskError, Operation};
-use crate::units::{BLOCK_BYTES, DataBlock, PAGE_BYTES};
+use crate::units::{BLOCK_BYTES, DataBlock, Generation, PAGE_BYTES};
 
 /// The slab that is being made ready.
 #[derive(Default)]
@@ -21,9 +21,14 @@ pub struct SlabState {
 }
 
 impl SlabState {
-    /// Whether a slab is on its way, or will be tried.
+    /// Whether a slab is on its way.
     pub fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// Somebody needs a block: the host is asked again, also if it had no room the last time.
+    pub fn ask_again(&mut self) {
+        self.refused = false;
     }
 }
 
@@ -32,20 +37,21 @@ impl SlabState {
 pub struct GrowthState {
     to_pages: Option<u64>,
     wanted: bool,
-    failed: bool,
+    /// The generation in which the host had no room. It is asked again in the next one.
+    failed: Option<Generation>,
 }
 
 impl GrowthState {
     /// Whether the last try found no room.
     pub fn has_failed(&self) -> bool {
-        self.failed
+        self.failed.is_some()
     }
 }
 
 impl Core {
     /// Starts what is due.
     pub(super) fn run_reclaim(&mut self) {
-        if self.failure.is_some() || self.closing {
+        if self.failure.is_some() || (self.closing && self.requests.len() == 1) {
             return;
         }
         let ahead = self.options.slab_blocks / 4;
@@ -59,6 +65,11 @@ impl Core {
         if self.growth.wanted && self.growth.to_pages.is_none() {
             self.start_growth();
         }
+    }
+
+    /// Whether nothing of this is in flight.
+    pub(super) fn reclaim_is_quiet(&self) -> bool {
+        !self.slab.running && !self.slab.punching && self.growth.to_pages.is_none()
     }
 
     fn start_slab(&mut self) {
@@ -93,7 +104,6 @@ impl Core {
         );
         let waiting = std::mem::take(&mut self.waiting_for_block);
         waiting.into_iter().for_each(|task| self.fail_task(task, &error));
-        self.slab.refused = false;
     }
 
     pub(super) fn slab_synced(&mut self, first: DataBlock, blocks: u64) {
@@ -117,7 +127,7 @@ impl Core {
 
     /// Wants the metadata file to grow by a step.
     pub(super) fn want_growth(&mut self) {
-        self.growth.wanted = true;
+        self.growth.wanted = self.growth.failed != Some(self.metadata.forest.building);
     }
 
     fn start_growth(&mut self) {
@@ -149,7 +159,7 @@ impl Core {
 
     fn growth_over(&mut self, done: bool) {
         let Some(to) = self.growth.to_pages.take() else { return };
-        self.growth.failed = !done;
+        self.growth.failed = (!done).then_some(self.metadata.forest.building);
         if done {
             self.metadata.forest.grow_pages(to);
             self.metadata_was_freed();

@@ -3,6 +3,7 @@
 //! Owns what is set aside, and who waits for room, proof, or a block. What makes room is `checkpoint.rs` and
 //! `reclaim.rs`.
 
+use super::unmap::UnmapThen;
 use super::{Core, DeltaNumber, Task};
 use crate::error::{Error, ErrorKind};
 use crate::units::Generation;
@@ -87,7 +88,9 @@ impl Core {
         if self.growth.has_failed() {
             let now = self.metadata.forest.building;
             self.room.full_since.get_or_insert(now);
-            self.checkpoint.want();
+            if !self.metadata_is_full() {
+                self.checkpoint.want();
+            }
         }
     }
 
@@ -107,7 +110,9 @@ impl Core {
         if let Err(error) = self.check_healthy() {
             return self.fail_task(task, &error);
         }
-        if self.metadata_is_full() {
+        // A deletion was answered: it goes on whenever there is room.
+        let is_deletion = matches!(&task, Task::Unmap(unmap) if unmap.then == UnmapThen::Forget);
+        if self.metadata_is_full() && !is_deletion {
             let error = Error::new(
                 ErrorKind::NoSpace,
                 "the metadata file is full and cannot grow; delete snapshots or volumes, or give its file system room",
@@ -131,6 +136,7 @@ impl Core {
         if let Err(error) = self.check_healthy() {
             return self.fail_task(task, &error);
         }
+        self.slab.ask_again();
         if !self.space.has_prospects() && !self.slab.is_running() {
             let error = Error::new(
                 ErrorKind::NoSpace,

@@ -70,7 +70,7 @@ impl Core {
                 self.start_clears(key, volume, first, end);
             }
             Request::Collapse { volume } => {
-                self.metadata.volumes.active(volume)?;
+                self.check_writable(volume, 0, 0)?;
                 let task = collapse::CollapseTask::new(key, volume);
                 self.start_part(key, Task::Collapse(task));
             }
@@ -97,7 +97,7 @@ impl Core {
         self.ready.push_back(task);
     }
 
-    fn set_durable(&mut self, key: Key, durable: bool) {
+    pub(super) fn set_durable(&mut self, key: Key, durable: bool) {
         if let Some(request) = self.requests.get_mut(&key) {
             request.durable = durable;
         }

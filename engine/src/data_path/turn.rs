@@ -12,30 +12,43 @@ impl Core {
     /// is the caller's choice.
     pub fn turn(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
-        self.wake();
-        self.run_ready();
-        self.stop_at_damage();
-        self.prove_when_due();
-        self.compose();
-        self.run_checkpoint();
-        self.run_reclaim();
-        self.sync_when_due();
-        self.prove();
-        self.run_ready();
-        self.compose();
+        // What one step makes possible, an earlier one may have to do: until nothing new comes of it.
+        loop {
+            let submitted = self.next_ticket;
+            self.wake();
+            self.run_ready();
+            self.stop_at_damage();
+            self.prove_when_due();
+            self.compose();
+            self.run_checkpoint();
+            self.run_reclaim();
+            self.sync_when_due();
+            self.prove();
+            if self.ready.is_empty() && !self.room.changed && self.next_ticket == submitted {
+                break;
+            }
+        }
     }
 
     fn run_ready(&mut self) {
         while let Some(task) = self.ready.pop_front() {
-            match task {
-                Task::Read(task) => self.read(task),
-                Task::Write(task) => self.write(task),
-                Task::Publish(job) => self.publish(job),
-                Task::Clear(task) => self.clear(task),
-                Task::Unmap(task) => self.unmap(task),
-                Task::Collapse(task) => self.collapse(task),
-                Task::Control(task) => self.control(task),
+            match (task, &self.failure) {
+                (Task::Read(task), _) => self.read(task),
+                (other, Some(_)) => self.refuse_task(other),
+                (Task::Write(task), None) => self.write(task),
+                (Task::Publish(job), None) => self.publish(job),
+                (Task::Clear(task), None) => self.clear(task),
+                (Task::Unmap(task), None) => self.unmap(task),
+                (Task::Collapse(task), None) => self.collapse(task),
+                (Task::Control(task), None) => self.control(task),
             }
+        }
+    }
+
+    /// The pool failed while the task waited.
+    fn refuse_task(&mut self, task: Task) {
+        if let Err(error) = self.check_healthy() {
+            self.fail_task(task, &error);
         }
     }
 

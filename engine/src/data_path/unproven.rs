@@ -49,6 +49,7 @@ impl Unproven {
     /// What was below page `from` is below `to` now: it is exclusive by the same proof.
     pub fn page_inherits(&mut self, from: PageNumber, to: PageNumber) {
         if let Some(number) = self.pages.get(&from).copied() {
+            let number = number.max(self.pages.get(&to).copied().unwrap_or_default());
             self.pages.insert(to, number);
             // Later than its number says, at the worst: entries are forgotten in order of the list.
             self.pages_in_order.push_back((number, to));

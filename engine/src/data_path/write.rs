@@ -31,6 +31,8 @@ pub struct WriteTask {
     pub only_mapped: bool,
     /// The sectors that this task has locked.
     pub locked: SectorMask,
+    /// A block image that holds the touched sectors whole. Good only as long as they are locked.
+    pub merged: Option<Bytes>,
     /// A block image to be written instead, and its sectors: the write with what it had to copy.
     pub copied: Option<(SectorMask, Bytes)>,
 }
@@ -63,6 +65,7 @@ impl WriteTask {
             bytes,
             only_mapped,
             locked: SectorMask::EMPTY,
+            merged: None,
             copied: None,
         }
     }
@@ -80,6 +83,9 @@ impl WriteTask {
 
     /// The sectors of which only a part is written.
     fn partial_sectors(&self) -> SectorMask {
+        if self.merged.is_some() {
+            return SectorMask::EMPTY;
+        }
         let first = self.offset_bytes.div_ceil(SECTOR_BYTES as u32);
         let end = (self.offset_bytes + self.bytes.len() as u32) / SECTOR_BYTES as u32;
         let whole = if first < end { SectorMask::range(first, end - first) } else { SectorMask::EMPTY };
@@ -88,8 +94,10 @@ impl WriteTask {
 
     /// The pieces of the write, a run of sectors each: first sector and bytes.
     pub fn pieces(&self) -> Vec<(u32, Bytes)> {
-        let Some((sectors, image)) = &self.copied else {
-            return vec![(self.offset_bytes / SECTOR_BYTES as u32, self.bytes.clone())];
+        let (sectors, image) = match (&self.copied, &self.merged) {
+            (Some((sectors, image)), _) => (*sectors, image),
+            (None, Some(image)) => (self.sectors(), image),
+            (None, None) => return vec![(self.offset_bytes / SECTOR_BYTES as u32, self.bytes.clone())],
         };
         let bytes = |sector: u32| sector as usize * SECTOR_BYTES as usize;
         sectors
@@ -173,6 +181,7 @@ impl Core {
                 let place = task.place();
                 self.unlock(place, task.locked);
                 task.locked = SectorMask::EMPTY;
+                task.merged = None;
                 if self.locks.lock(place, SectorMask::FULL) {
                     task.locked = SectorMask::FULL;
                     self.ready.push_front(Task::Write(task));

@@ -185,13 +185,16 @@ pub fn open<'a>(bytes: &'a [u8], pool: &Uuid, pointer: &Pointer) -> Result<(Page
 }
 
 fn open_unplaced<'a>(bytes: &'a [u8], pool: &Uuid, pointer: &Pointer) -> Result<(PageHeader, &'a [u8])> {
-    let checksum = Reader::new(bytes).u32()?;
+    let mut reader = Reader::new(bytes);
+    let checksum = reader.u32()?;
+    // Before anything is believed: rot in the kind is damage too, not a kind from the future.
+    let intact = checksum == crc32(reader.rest()) || canary::broken(Canary::PageChecksumIgnored);
+    require(intact, || "page: checksum mismatch".into())?;
     let found = inspect(bytes)?;
     let (number, copy) = (pointer.page, pointer.copy);
     if canary::broken(Canary::PageChecksumIgnored) {
         return Ok((found.header, found.body));
     }
-    require(found.checksum_ok, || "page: checksum mismatch".into())?;
     require(found.pool == *pool, || "page: it belongs to another pool".into())?;
     require(found.header.number == number, || {
         format!("page: it is page {}, misdirected", found.header.number)

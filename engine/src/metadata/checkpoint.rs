@@ -6,7 +6,7 @@
 
 use super::Metadata;
 use super::counts::Counts;
-use super::index_tree::{IndexTree, InnerPlan, LeafPlace};
+use super::index_tree::{IndexTree, InnerPlan, LeafPlace, inner_pages};
 use super::tree::Forest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, COUNTS_PER_LEAF, OVERFLOWS_PER_LEAF, PageHeader, PageKind, Pointer, RootSlot};
@@ -55,7 +55,11 @@ impl CountTrees {
     pub fn pages_at_most(&self, forest: &Forest) -> usize {
         let leaves = |len: u64| len.div_ceil(COUNTS_PER_LEAF) as usize;
         let overflow = |counts: &Counts| counts.overflow_len().div_ceil(OVERFLOWS_PER_LEAF);
-        let inner: usize = self.iter().map(IndexTree::inner_pages).sum();
+        let inner = |leaves: usize| inner_pages(leaves);
+        let inner = inner(leaves(forest.data_counts.len()))
+            + inner(leaves(forest.page_counts.len()))
+            + inner(overflow(&forest.data_counts))
+            + inner(overflow(&forest.page_counts));
         let data = forest.data_counts.changed_leaves().len().max(1).min(leaves(forest.data_counts.len()));
         data + leaves(forest.page_counts.len())
             + overflow(&forest.data_counts)

@@ -19,6 +19,8 @@ use crate::units::{
     VirtualBlock, VolumeId,
 };
 
+/// The largest pool. Its counts take 4 GiB of memory.
+pub const DATA_BLOCKS_MAX: u64 = 1 << 32;
 /// Pages that a new metadata file has at least.
 const PAGES_AT_LEAST: u64 = 64;
 
@@ -50,8 +52,8 @@ pub fn create(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &CreateOpti
 }
 
 fn check_options(options: &CreateOptions) -> Result<()> {
-    if options.data_blocks > 1 << 40 {
-        return Err(Error::new(ErrorKind::Limit, "a pool has at most 2^40 data blocks"));
+    if options.data_blocks > DATA_BLOCKS_MAX {
+        return Err(Error::new(ErrorKind::Limit, "a pool has at most 2^32 data blocks: 256 TiB"));
     }
     if options.log_blocks == 0 || options.log_blocks >= options.data_blocks {
         return Err(Error::invalid("the log needs at least one data block and must leave some for data"));

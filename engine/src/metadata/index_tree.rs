@@ -38,11 +38,6 @@ pub type ReadPage<'a> = dyn FnMut(&Pointer) -> Result<Bytes> + 'a;
 pub type TakeLeaf<'a> = dyn FnMut(u64, &PageHeader, &[u8]) -> Result<()> + 'a;
 
 impl IndexTree {
-    /// How many pages the inner levels take on disk, both copies, if they are written as they would be now.
-    pub fn inner_pages(&self) -> usize {
-        2 * inner_levels(self.leaves.len()).iter().sum::<usize>()
-    }
-
     /// Pages that the tree takes on disk now: leaves and inner pages with their copies.
     pub fn pages(&self) -> impl Iterator<Item = &Pointer> {
         self.leaves.iter().map(|leaf| &leaf.pointer).filter(|p| p.page.0 != 0).chain(&self.inner)
@@ -121,6 +116,11 @@ impl IndexTree {
         }
         self.root = below.first().map(|(_, pointer)| *pointer);
     }
+}
+
+/// How many pages the inner levels over `leaves` leaves take on disk, both copies.
+pub fn inner_pages(leaves: usize) -> usize {
+    2 * inner_levels(leaves).iter().sum::<usize>()
 }
 
 /// How many inner pages each level over `leaves` leaves has. One leaf stands alone.

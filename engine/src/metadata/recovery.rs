@@ -5,6 +5,7 @@
 
 use super::checkpoint::CountTrees;
 use super::counts::LoadedCounts;
+use super::create::DATA_BLOCKS_MAX;
 use super::index_tree::IndexTree;
 use super::log_ring::{LogRing, PAGES_PER_BLOCK};
 use super::tree::{Fault, Forest};
@@ -31,8 +32,6 @@ pub struct Recovered {
     pub sequence: Sequence,
     /// The newest incarnation that has written anything.
     pub incarnation: Incarnation,
-    /// The highest generation that either slot claims.
-    pub newest: Generation,
     /// The data of unproven deltas that was verified and counts.
     pub checked: Vec<Checked>,
     /// What recovery came upon.
@@ -51,10 +50,17 @@ pub struct Findings {
     pub deltas: u64,
     /// Where the log ended because the data of an unproven delta had not reached the disk.
     pub dropped_at: Option<Sequence>,
-    /// Why the newest root slot was not used, where it was not.
-    pub fallback: Option<Error>,
-    /// What is wrong with copies that were not needed.
-    pub bad_copies: Vec<Error>,
+    /// The newest root slot could not be used, the other one was.
+    pub fallback: Option<Fallback>,
+}
+
+/// Why and how the older root slot was used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// What is wrong with the newest slot, or with what hangs on it.
+    pub cause: Error,
+    /// The generation under which the good slot replaces the bad one.
+    pub copy: Generation,
 }
 
 /// The two files of a pool, read one operation at a time.
@@ -125,18 +131,38 @@ pub fn recover(files: &mut Files<'_>) -> Result<Recovered> {
     let superblock = files.superblock()?;
     let [newest, other] = files.root_slots(&superblock.pool);
     let generation = newest.as_ref().map_or(Generation(0), |slot| slot.generation);
-    let first = newest.and_then(|slot| recover_from(files, &superblock, slot, other.as_ref().ok()));
+    let first = newest.and_then(|slot| {
+        let building = Generation(slot.generation.0 + 1);
+        recover_from(files, &superblock, slot, other.as_ref().ok(), building)
+    });
     match (first, other) {
         (Ok(found), _) => Ok(found),
         // Either slot plus the log gives the present; an older log that does not reach it refuses by itself.
         (Err(error), Ok(slot)) if error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::Io => {
-            let mut found = recover_from(files, &superblock, slot, None).map_err(|_| error.clone())?;
-            found.findings.fallback = Some(error);
-            found.newest = generation.max(found.newest);
-            Ok(found)
+            fall_back(files, &superblock, slot, generation, error)
         }
         (Err(error), _) => Err(error),
     }
+}
+
+/// Recovers from the older slot. Before anything else is written it has to be copied over the bad one, as
+/// generation [`Fallback::copy`], so what is built comes behind that.
+fn fall_back(
+    files: &mut Files<'_>,
+    superblock: &Superblock,
+    slot: RootSlot,
+    newest: Generation,
+    cause: Error,
+) -> Result<Recovered> {
+    let mut copy = Generation(newest.max(slot.generation).0 + 1);
+    if copy.0 % 2 == slot.generation.0 % 2 {
+        // The good slot keeps its place until its copy stands in the bad one's.
+        copy.0 += 1;
+    }
+    let mut found =
+        recover_from(files, superblock, slot, None, Generation(copy.0 + 1)).map_err(|_| cause.clone())?;
+    found.findings.fallback = Some(Fallback { cause, copy });
+    Ok(found)
 }
 
 fn recover_from(
@@ -144,10 +170,11 @@ fn recover_from(
     superblock: &Superblock,
     slot: RootSlot,
     other: Option<&RootSlot>,
+    building: Generation,
 ) -> Result<Recovered> {
     let mut ring = LogRing::new(&slot.log, slot.log_position)?;
     check_log_head(files, superblock, &slot, &ring)?;
-    let mut metadata = load(files, superblock, slot)?;
+    let mut metadata = load(files, superblock, slot, building)?;
     if let Some(other) = other {
         keep_other_pages(files, &mut metadata, other);
     }
@@ -157,8 +184,7 @@ fn recover_from(
     let mut findings = Findings { records: records.len() as u64, ..Findings::default() };
     let checked = replay(files, &mut metadata, records, &mut findings)?;
     let incarnation = metadata.slot.incarnation;
-    let newest = metadata.slot.generation;
-    Ok(Recovered { metadata, ring, sequence, incarnation, newest, checked, findings })
+    Ok(Recovered { metadata, ring, sequence, incarnation, checked, findings })
 }
 
 /// The data file must be this pool's, and not newer than the metadata.
@@ -200,8 +226,14 @@ fn older_than_data(place: Place) -> Error {
 }
 
 /// What hangs on `slot`, without the log.
-pub(crate) fn load(files: &mut Files<'_>, superblock: &Superblock, slot: RootSlot) -> Result<Metadata> {
+pub fn load(
+    files: &mut Files<'_>,
+    superblock: &Superblock,
+    slot: RootSlot,
+    building: Generation,
+) -> Result<Metadata> {
     let pool = superblock.pool;
+    check_sizes(files, &slot)?;
     let mut forest = Forest::new(pool, slot.data_blocks, slot.metadata_pages);
     let mut trees = CountTrees::default();
     let forest_counts = &mut forest;
@@ -219,11 +251,24 @@ pub(crate) fn load(files: &mut Files<'_>, superblock: &Superblock, slot: RootSlo
     })?;
     forest.data_counts.finish_load()?;
     forest.page_counts.finish_load()?;
+    // The file may have grown since the checkpoint; pages of that growth may have been used by what is replayed.
+    forest.grow_pages(files.metadata.size_bytes() / PAGE_BYTES as u64);
     forest.find_free_pages();
-    forest.start_generation(Generation(slot.generation.0 + 1));
+    forest.start_generation(building);
     let volumes = load_volumes(files, &pool, slot.volumes)?;
     let next_volume = slot.next_volume;
     Ok(Metadata { superblock: superblock.clone(), forest, volumes, next_volume, slot, count_trees: trees })
+}
+
+/// Sizes decide how much memory is taken, so they are not believed blindly.
+fn check_sizes(files: &Files<'_>, slot: &RootSlot) -> Result<()> {
+    if slot.data_blocks > DATA_BLOCKS_MAX {
+        return Err(Error::new(ErrorKind::Unsupported, "the pool is larger than this program can hold"));
+    }
+    if slot.metadata_pages > files.metadata.size_bytes() / PAGE_BYTES as u64 {
+        return Err(Error::damaged("the metadata file is shorter than its root slot says; is it whole?"));
+    }
+    Ok(())
 }
 
 fn load_volumes(files: &mut Files<'_>, pool: &[u8; 16], root: Option<Pointer>) -> Result<VolumeTable> {

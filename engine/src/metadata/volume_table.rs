@@ -2,7 +2,7 @@
 //!
 //! Owns names, numbers and records. Mappings live in the trees that the records point to (`tree/`).
 
-use super::index_tree::IndexTree;
+use super::index_tree::{IndexTree, inner_pages};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{BODY_BYTES, VolumeKind, VolumeRecord, VolumeState};
 use crate::units::VolumeId;
@@ -126,7 +126,8 @@ impl VolumeTable {
 
     /// Pages that writing every leaf could take, some split.
     pub(super) fn pages_at_most(&self) -> usize {
-        2 * self.tree.leaves.len() + self.dirty.len() + 4 + self.tree.inner_pages()
+        let leaves = 2 * self.tree.leaves.len() + self.dirty.len() + 4;
+        leaves + inner_pages(leaves)
     }
 
     /// The leaves that have to be written, packed anew: for each changed leaf of the tree, its index and the
