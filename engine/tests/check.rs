@@ -138,7 +138,7 @@ fn deep_trees_with_counts_beyond_a_byte_are_clean() {
         pool.request(Request::Checkpoint).unwrap();
     }
     let (mut data, mut metadata) = pool.close().unwrap();
-    assert_all_damage_is_seen(&mut data, &mut metadata);
+    assert_all_damage_is_seen(&mut data, &mut metadata, 11);
 }
 
 /// Pages that a root slot needs, by its counts.
@@ -163,10 +163,11 @@ fn page_count(metadata: &MemoryDisk) -> u64 {
     metadata.size_bytes() / PAGE_BYTES as u64
 }
 
-fn assert_all_damage_is_seen(data: &mut MemoryDisk, metadata: &mut MemoryDisk) {
+/// Damages every `stride`th page.
+fn assert_all_damage_is_seen(data: &mut MemoryDisk, metadata: &mut MemoryDisk, stride: usize) {
     let reachable = reachable(data, metadata);
     assert!(reachable.iter().filter(|is| **is).count() > 12);
-    for (number, is_reachable) in reachable.into_iter().enumerate() {
+    for (number, is_reachable) in reachable.into_iter().enumerate().step_by(stride) {
         let whole = page(metadata, number as u64);
         let flipped = |at: usize| {
             let mut bytes = whole.clone();
@@ -187,12 +188,12 @@ fn damage_of_any_reachable_page_is_seen() {
     let pool = small_pool();
     let (mut data, mut metadata) = disks(&pool);
     assert_clean(&checked(&mut data, &mut metadata));
-    assert_all_damage_is_seen(&mut data, &mut metadata);
+    assert_all_damage_is_seen(&mut data, &mut metadata, 1);
     for seed in 100..104 {
         let mut busy = Busy::new(seed);
         (0..100).for_each(|_| busy.step());
         let (mut data, mut metadata) = disks(&busy.pool);
-        assert_all_damage_is_seen(&mut data, &mut metadata);
+        assert_all_damage_is_seen(&mut data, &mut metadata, 1);
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Commit {
     incarnation: Incarnation,
     queue: VecDeque<Queued>,
     in_flight: VecDeque<InFlight>,
+    /// Who found that there was nothing to do, because of a delta that is not written yet.
+    followers: VecDeque<(DeltaNumber, Then)>,
     /// Written records that are not durable yet: sequence, and the deltas that they say are synced.
     claims: VecDeque<(Sequence, DeltaNumber)>,
     /// What the last durable record says is synced. It counts as proven once a second one says so too.
@@ -103,6 +105,7 @@ impl Commit {
             incarnation,
             queue: VecDeque::new(),
             in_flight: VecDeque::new(),
+            followers: VecDeque::new(),
             claims: VecDeque::new(),
             last_claim: DeltaNumber(0),
             queued: DeltaNumber(0),
@@ -221,7 +224,21 @@ impl Commit {
             self.claims.push_back((record.sequence, record.synced));
             thens.extend(record.thens);
         }
+        let written = self.written.number;
+        while let Some((_, then)) = self.followers.pop_front_if(|(number, _)| *number <= written) {
+            thens.push(then);
+        }
         thens
+    }
+
+    /// Calls `then` when all deltas so far are written, or gives it back if they are. For whoever is answered because
+    /// of what they did: the answer must not outlive them.
+    pub fn follow(&mut self, then: Then) -> Option<Then> {
+        if self.written.number >= self.queued {
+            return Some(then);
+        }
+        self.followers.push_back((self.queued, then));
+        None
     }
 
     /// A write, punch or allocation of the data file completed.
@@ -322,6 +339,7 @@ impl Commit {
             thens.push(queued.then);
         }
         self.in_flight.drain(..).for_each(|record| thens.extend(record.thens));
+        thens.extend(self.followers.drain(..).map(|(_, then)| then));
         thens.append(&mut self.waiters);
         if let Some(sync) = self.sync.take() {
             thens.extend(sync.waiters);

@@ -90,7 +90,7 @@ fn write_verdict(
         state.forest.pages.release(generation);
     }
     let head = LogHead { pool: state.superblock.pool, incarnation };
-    files.data.write(found.ring.head_page_offset_bytes(), head.encode().freeze())?;
+    files.data.write(found.ring.head_offset_bytes(incarnation), head.encode().freeze())?;
     files.data.sync()
 }
 

@@ -210,6 +210,13 @@ impl Core {
         }
     }
 
+    /// A part found nothing to do. Deltas that are not written yet may be why, so they come first.
+    pub(super) fn nothing_to_do(&mut self, key: Key) {
+        if let Some(then) = self.commit.follow(Then::Part(key)) {
+            self.happen(then);
+        }
+    }
+
     pub(super) fn answer_with(&mut self, key: Key, result: Result<()>) {
         if let (Some(request), Err(error)) = (self.requests.get_mut(&key), result) {
             request.error.get_or_insert(error);

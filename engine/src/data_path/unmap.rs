@@ -59,7 +59,7 @@ impl Core {
         if found.mapping.is_some_and(|mapping| mapping.visible().overlaps(task.sectors)) {
             self.clear_mapped(task, needed);
         } else {
-            self.part_done(task.key, Ok(()));
+            self.nothing_to_do(task.key);
             self.unlock(place, task.sectors);
         }
     }
@@ -173,7 +173,8 @@ impl Core {
 
     fn unmap_ends(&mut self, task: &UnmapTask, result: Result<(), Error>) {
         match (task.then, result) {
-            (UnmapThen::Part(key), result) => self.part_done(key, result),
+            (UnmapThen::Part(key), Ok(())) => self.nothing_to_do(key),
+            (UnmapThen::Part(key), Err(error)) => self.part_done(key, Err(error)),
             (UnmapThen::Forget, Ok(())) => self.forget(task.volume),
             // A damaged tree keeps what it maps: the next opening or a repair goes on.
             (UnmapThen::Forget, Err(_)) => {}

@@ -133,7 +133,8 @@ impl Core {
         }
         let visible = found.mapping.map_or(SectorMask::EMPTY, |mapping| mapping.visible());
         if task.only_mapped && !visible.overlaps(task.sectors()) {
-            return self.write_done(task, Ok(()));
+            self.nothing_to_do(task.key);
+            return self.unlock(task.place(), task.locked);
         }
         let partial = task.partial_sectors();
         if !partial.is_empty() {

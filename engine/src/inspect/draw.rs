@@ -222,7 +222,8 @@ fn mapping(mapping: Mapping) -> String {
 
 impl Display for LogInspection {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
-        write!(out, "{}\nring of {} pages, {} records", self.head, self.pages, self.entries.len())?;
+        self.heads.iter().try_for_each(|head| writeln!(out, "{head}"))?;
+        write!(out, "ring of {} pages, {} records", self.pages, self.entries.len())?;
         for entry in &self.entries {
             let header = &entry.header;
             write!(

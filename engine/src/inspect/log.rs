@@ -14,8 +14,8 @@ use crate::units::{BLOCK_BYTES, PAGE_BYTES, Sequence};
 /// The log of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogInspection {
-    /// What stands in the log's first page.
-    pub head: Inspection,
+    /// What stands in the log's first pages.
+    pub heads: Vec<Inspection>,
     /// The newest root slot that can be read; the log was found by it.
     pub slot: RootSlot,
     /// Pages of the ring.
@@ -57,11 +57,13 @@ pub fn log(data: &mut dyn Disk, metadata: &mut dyn Disk) -> Result<LogInspection
     let [newest, older] = files.root_slots(&superblock.pool);
     let slot = newest.or(older)?;
     let ring = LogRing::new(&slot.log, slot.log_position)?;
-    let head = page(&files.data.read(ring.head_page_offset_bytes(), PAGE_BYTES)?);
+    let offsets = ring.head_page_offsets_bytes();
+    let heads = offsets.iter().map(|offset| Ok(page(&files.data.read(*offset, PAGE_BYTES)?)));
+    let heads = heads.collect::<Result<_>>()?;
     let entries =
         Scan { files, superblock, slot: &slot, next: (ring.head, slot.sequence.next()), ring: &ring };
     let entries = entries.run()?;
-    Ok(LogInspection { head, pages: ring.pages(), slot, entries })
+    Ok(LogInspection { heads, pages: ring.pages(), slot, entries })
 }
 
 struct Scan<'s, 'f> {

@@ -158,7 +158,9 @@ fn write_log(files: &mut Files<'_>, options: &CreateOptions, log: &Extent) -> Re
         files.data.write(block.offset_bytes(), zeros.clone())?;
     }
     let head = LogHead { pool: options.uuid, incarnation: Incarnation(0) };
-    files.data.write(ring.head_page_offset_bytes(), head.encode().freeze())?;
+    for offset in ring.head_page_offsets_bytes() {
+        files.data.write(offset, head.encode().freeze())?;
+    }
     files.data.sync()
 }
 

@@ -4,12 +4,15 @@
 
 use crate::error::{Error, Result};
 use crate::format::Extent;
-use crate::units::{BLOCK_BYTES, DataBlock, PAGE_BYTES};
+use crate::units::{BLOCK_BYTES, DataBlock, Incarnation, PAGE_BYTES};
 
 /// Log pages of one data block.
 pub const PAGES_PER_BLOCK: u64 = BLOCK_BYTES / PAGE_BYTES as u64;
 
-/// The ring of log pages behind the log head. Positions count pages for ever.
+/// Pages in front of the ring. Openings write their log head into them in turn, so that one torn head harms nobody.
+pub const LOG_HEAD_PAGES: u64 = 2;
+
+/// The ring of log pages behind the log heads. Positions count pages for ever.
 #[derive(Clone, Debug)]
 pub struct LogRing {
     blocks: Vec<DataBlock>,
@@ -33,9 +36,9 @@ impl LogRing {
         Ok(Self { blocks, head: position, tail: position })
     }
 
-    /// Pages that records can use; the first page of the log is its head.
+    /// Pages that records can use.
     pub fn pages(&self) -> u64 {
-        self.blocks.len() as u64 * PAGES_PER_BLOCK - 1
+        self.blocks.len() as u64 * PAGES_PER_BLOCK - LOG_HEAD_PAGES
     }
 
     /// Pages between tail and head.
@@ -60,9 +63,15 @@ impl LogRing {
         block.offset_bytes() + page % PAGES_PER_BLOCK * PAGE_BYTES as u64
     }
 
-    /// Where the log head stands in the data file, in bytes.
-    pub fn head_page_offset_bytes(&self) -> u64 {
-        self.blocks[0].offset_bytes()
+    /// Where the two log heads stand in the data file, in bytes.
+    pub fn head_page_offsets_bytes(&self) -> [u64; LOG_HEAD_PAGES as usize] {
+        let first = self.blocks[0].offset_bytes();
+        [first, first + PAGE_BYTES as u64]
+    }
+
+    /// Where an opening writes its log head, in bytes of the data file.
+    pub fn head_offset_bytes(&self, incarnation: Incarnation) -> u64 {
+        self.head_page_offsets_bytes()[(incarnation.opening() % LOG_HEAD_PAGES) as usize]
     }
 
     /// The data blocks of the log, in ring order.
@@ -71,7 +80,7 @@ impl LogRing {
     }
 
     fn page_of(&self, position: u64) -> u64 {
-        1 + position % self.pages()
+        LOG_HEAD_PAGES + position % self.pages()
     }
 }
 
@@ -83,12 +92,12 @@ mod tests {
     fn records_fill_blocks_exactly_and_skip_the_head() {
         let extents = [Extent { first: DataBlock(7), blocks: 1 }, Extent { first: DataBlock(3), blocks: 1 }];
         let ring = LogRing::new(&extents, 0).unwrap();
-        assert_eq!(ring.pages(), 31);
-        assert_eq!(ring.contiguous_pages(0), 15);
-        assert_eq!(ring.offset_bytes(0), 7 * BLOCK_BYTES + 4096);
-        assert_eq!(ring.offset_bytes(15), 3 * BLOCK_BYTES);
-        assert_eq!(ring.contiguous_pages(15), 16);
-        assert_eq!(ring.offset_bytes(31), ring.offset_bytes(0));
+        assert_eq!(ring.pages(), 30);
+        assert_eq!(ring.contiguous_pages(0), 14);
+        assert_eq!(ring.offset_bytes(0), 7 * BLOCK_BYTES + 8192);
+        assert_eq!(ring.offset_bytes(14), 3 * BLOCK_BYTES);
+        assert_eq!(ring.contiguous_pages(14), 16);
+        assert_eq!(ring.offset_bytes(30), ring.offset_bytes(0));
     }
 
     #[test]

@@ -194,16 +194,7 @@ fn check_log_head(
     slot: &RootSlot,
     ring: &LogRing,
 ) -> Result<()> {
-    let offset = ring.head_page_offset_bytes();
-    if offset + PAGE_BYTES as u64 > files.data.size_bytes() {
-        return Err(Error::new(
-            ErrorKind::Mismatch,
-            "the data file is too short for this pool's log: is it the right file?",
-        )
-        .at(Place::DataOffset(offset)));
-    }
-    let page = files.data.read(offset, PAGE_BYTES)?;
-    let head = LogHead::decode(&page, &superblock.pool).map_err(|e| e.at(Place::DataOffset(offset)))?;
+    let (offset, head) = newest_log_head(files, superblock, ring)?;
     if head.incarnation > slot.incarnation {
         return Err(older_than_data(Place::DataOffset(offset)));
     }
@@ -215,6 +206,26 @@ fn check_log_head(
         .at(Place::DataOffset(offset)));
     }
     Ok(())
+}
+
+/// The log head of the newest opening that wrote one. A torn one is passed over: its opening wrote nothing else.
+fn newest_log_head(files: &mut Files<'_>, superblock: &Superblock, ring: &LogRing) -> Result<(u64, LogHead)> {
+    let mut newest: Result<(u64, LogHead)> = Err(Error::damaged("the data file has no log head"));
+    for offset in ring.head_page_offsets_bytes() {
+        let place = Place::DataOffset(offset);
+        if offset + PAGE_BYTES as u64 > files.data.size_bytes() {
+            let message = "the data file is too short for this pool's log: is it the right file?";
+            return Err(Error::new(ErrorKind::Mismatch, message).at(place));
+        }
+        let page = files.data.read(offset, PAGE_BYTES)?;
+        newest = match (LogHead::decode(&page, &superblock.pool), newest) {
+            (Ok(head), Ok(other)) if head.incarnation <= other.1.incarnation => Ok(other),
+            (Ok(head), _) => Ok((offset, head)),
+            (Err(error), Err(_)) => Err(error.at(place)),
+            (Err(_), found) => found,
+        };
+    }
+    newest
 }
 
 fn older_than_data(place: Place) -> Error {

@@ -1,0 +1,99 @@
+//! Deliberate breaks of the engine's rules: each must be found within the default seeds.
+//!
+//! Prints the table canary → seeds needed. A canary that survives is a hole in the tests, thus a failing test.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+use vellum_engine::canary::{self, Canary};
+use vellum_tests::adapter::Side;
+use vellum_tests::driver::{FaultCase, RunConfig, Stats, guarded, run, run_with_fault};
+use vellum_tests::model::{Check, Violation};
+use vellum_tests::rng::Rng;
+use vellum_tests::sim_disk::{Fault, OperationKind};
+
+/// Seeds within which a canary must be found.
+const SEEDS: u64 = 300;
+/// Runs with a fault for every run that is cut.
+const FAULTS: u64 = 8;
+
+/// How a canary came to its end.
+struct Finding {
+    canary: Canary,
+    /// Seeds needed, and what was found; `None` if it survived.
+    found: Option<(u64, Violation)>,
+    seconds: f64,
+}
+
+#[test]
+fn every_canary_is_found() {
+    let next = AtomicUsize::new(0);
+    let findings = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(&canary) = Canary::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let finding = hunt(canary);
+                    findings.lock().unwrap().push(finding);
+                }
+            });
+        }
+    });
+    let findings = findings.into_inner().unwrap();
+    print_table(&findings);
+    let survivors: Vec<Canary> =
+        findings.iter().filter(|finding| finding.found.is_none()).map(|finding| finding.canary).collect();
+    assert!(survivors.is_empty(), "not found within {SEEDS} seeds: {survivors:?}");
+}
+
+fn hunt(canary: Canary) -> Finding {
+    let begin = Instant::now();
+    let found = (0..SEEDS).find_map(|seed| find(canary, seed).map(|violation| (seed + 1, violation)));
+    Finding { canary, found, seconds: begin.elapsed().as_secs_f64() }
+}
+
+/// What breaks only with the canary, among the trials of one seed.
+fn find(canary: Canary, seed: u64) -> Option<Violation> {
+    (0..=FAULTS).find_map(|trial| {
+        let run = |broken| {
+            guarded(|| {
+                canary::set(broken);
+                run_trial(seed, trial)
+            })
+        };
+        let found = run(Some(canary)).err();
+        canary::set(None);
+        found.filter(|_| run(None).is_ok())
+    })
+}
+
+/// A crash run, or a run with a fault: some rules matter only where a disk lies or fails.
+fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
+    if trial == 0 {
+        let config = RunConfig { cut_one_in: 2, ..RunConfig::crashing(seed) };
+        return run(&config, &config.operations());
+    }
+    let mut rng = Rng::new(seed << 8 | trial);
+    run_with_fault(&RunConfig::faulty(seed), &random_fault(&mut rng))
+}
+
+fn random_fault(rng: &mut Rng) -> FaultCase {
+    let side = *rng.pick(&[Side::Data, Side::Metadata]);
+    let fault = *rng.pick(&Fault::ALL);
+    let kind = *rng.pick(&[OperationKind::Write, OperationKind::Write, OperationKind::Sync]);
+    let kind = if fault.befalls(kind) { kind } else { OperationKind::Write };
+    FaultCase { side, kind, nth: rng.below(60), fault }
+}
+
+fn print_table(findings: &[Finding]) {
+    println!("{:<28} {:>6} {:>8}  found as", "canary", "seeds", "seconds");
+    for canary in Canary::ALL {
+        let Some(finding) = findings.iter().find(|finding| finding.canary == canary) else { continue };
+        let (seeds, text) = match &finding.found {
+            Some((seeds, violation)) => (seeds.to_string(), violation.to_string()),
+            None => ("-".to_owned(), "SURVIVED".to_owned()),
+        };
+        let text: String = text.lines().next().unwrap_or_default().chars().take(120).collect();
+        println!("{:<28} {seeds:>6} {:>8.1}  {text}", format!("{canary:?}"), finding.seconds);
+    }
+}

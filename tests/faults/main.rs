@@ -1,0 +1,80 @@
+//! One fault at every disk operation of small runs: an error, no space, a short transfer, a lost or misdirected
+//! write, a flipped bit, a root slot that stays stale.
+//!
+//! What must hold afterwards stands in `harness/driver/faults.rs`. `VELLUM_SEED` runs one seed, `VELLUM_SEEDS`
+//! multiplies their number.
+
+use vellum_tests::adapter::Side;
+use vellum_tests::driver::{
+    Campaign, FaultCase, RunConfig, Stats, count_operations, guarded, multiplier, only_seed, run_with_fault,
+    run_with_fault_in_recovery,
+};
+use vellum_tests::model::{Check, Violation};
+use vellum_tests::sim_disk::{Fault, OperationKind};
+
+/// Seeds of the default run; each is run once for every operation and every fault.
+const SEEDS: u64 = 10;
+/// Operations of a recovery that are failed, of each kind.
+const RECOVERY_OPERATIONS: u64 = 12;
+
+/// Every fault at every operation counted in `counts`.
+fn cases(counts: &[(Side, OperationKind, u64)]) -> impl Iterator<Item = FaultCase> {
+    counts.iter().flat_map(|&(side, kind, count)| {
+        let faults = Fault::ALL.into_iter().filter(move |fault| fault.befalls(kind));
+        faults.flat_map(move |fault| (0..count).map(move |nth| FaultCase { side, kind, nth, fault }))
+    })
+}
+
+fn run_cases(
+    name: &str,
+    seed_cases: impl Fn(u64) -> Check<Vec<FaultCase>> + Sync,
+    one: impl Fn(u64, &FaultCase) -> Check<Stats> + Sync,
+) {
+    let campaign = Campaign {
+        first_seed: only_seed().unwrap_or(0),
+        seeds: only_seed().map_or(SEEDS * multiplier(), |_| 1),
+        crash_points: u64::MAX,
+        threads: 2,
+    };
+    let (stats, failure) = campaign.run(|seed| {
+        let mut total = Stats::default();
+        for case in seed_cases(seed)? {
+            let stats = guarded(|| one(seed, &case))
+                .map_err(|violation| Violation(format!("{case:?}: {violation}")))?;
+            total.requests += stats.requests;
+            total.recoveries += stats.recoveries;
+            total.crash_points += 1;
+        }
+        Ok(total)
+    });
+    println!("faults, {name}: {} cases; {stats}", stats.crash_points);
+    if let Some(failure) = failure {
+        panic!(
+            "{name}: seed {seed}: {}\nreplay: VELLUM_SEED={seed} cargo test -p vellum-tests --test faults -- --nocapture",
+            failure.violation,
+            seed = failure.seed
+        );
+    }
+}
+
+#[test]
+fn a_fault_at_any_operation_breaks_no_promise() {
+    run_cases(
+        "running",
+        |seed| Ok(cases(&count_operations(&RunConfig::faulty(seed))?).collect()),
+        |seed, case| run_with_fault(&RunConfig::faulty(seed), case),
+    );
+}
+
+#[test]
+fn a_fault_at_any_operation_of_a_recovery_breaks_no_promise() {
+    let counts: Vec<_> = [Side::Data, Side::Metadata]
+        .into_iter()
+        .flat_map(|side| OperationKind::ALL.map(|kind| (side, kind, RECOVERY_OPERATIONS)))
+        .collect();
+    run_cases(
+        "recovery",
+        |_| Ok(cases(&counts).collect()),
+        |seed, case| run_with_fault_in_recovery(&RunConfig::faulty(seed), case),
+    );
+}

@@ -1,0 +1,24 @@
+//! Runs the engine between clients and simulated disks, and ends it wherever it may end.
+//!
+//! Files: `config.rs` (what kind of pool and clients), `machine.rs` (one opening of the pool and its two disks),
+//! `run.rs` (a run by seed: requests, completions and time in random order), `examine.rs` (what is found after a
+//! cut), `faults.rs` (a run with one fault), `campaign.rs` (many seeds on several threads), `shrink.rs` and
+//! `report.rs` (the shortest list of requests that still fails, for people).
+
+mod campaign;
+mod config;
+mod examine;
+mod faults;
+mod machine;
+mod report;
+mod run;
+mod shrink;
+
+pub use campaign::{Campaign, Failure, Stats, guarded, multiplier, only_seed};
+pub use config::RunConfig;
+pub use examine::{Examination, reopen};
+pub use faults::{FaultCase, count_operations, run_with_fault, run_with_fault_in_recovery};
+pub use machine::{Disks, Machine};
+pub use report::{explain, run_campaign};
+pub use run::{Ending, Run, run};
+pub use shrink::shrink;

@@ -1,0 +1,14 @@
+//! The machinery of the crash tests: a disk that loses what it may lose, a model that knows what must be kept,
+//! and a driver that runs the engine between the two.
+//!
+//! Everything is decided by a seed; nothing here looks at a file, and at a clock only to tell how fast it was.
+//! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
+//! `tests/crash`, `tests/faults`.
+
+pub mod adapter;
+pub mod driver;
+pub mod model;
+pub mod rng;
+pub mod sim_disk;
+pub mod tag;
+pub mod workload;
