@@ -16,6 +16,7 @@ pub fn is_snapshot(info: &VolumeInfo) -> bool {
 ///
 /// # Errors
 /// If the check cannot be carried out.
-pub fn check(_data: &mut dyn Disk, _metadata: &mut dyn Disk) -> Result<Vec<String>> {
-    Ok(Vec::new())
+pub fn check(data: &mut dyn Disk, metadata: &mut dyn Disk) -> Result<Vec<String>> {
+    let report = vellum_engine::check(data, metadata, &mut |_| {})?;
+    Ok(report.findings.iter().map(|finding| finding.error.to_string()).collect())
 }

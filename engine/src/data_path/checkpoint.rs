@@ -2,6 +2,7 @@
 //!
 //! Owns the running checkpoint and who waits for one. What is in it is frozen by `metadata/checkpoint.rs`.
 
+use super::commit::Mark;
 use super::operations::Pending;
 use super::{Core, DeltaNumber, Key, Side, Then};
 use crate::canary::{self, Canary};
@@ -9,12 +10,13 @@ use crate::format::ROOT_SLOT_PAGES;
 use crate::metadata::{Frozen, SlotFacts};
 use crate::options::Owner;
 use crate::storage::{DiskError, Operation};
+use crate::units::Sequence;
 
 /// The running checkpoint.
 struct Running {
     frozen: Frozen,
-    /// Everything up to this delta is in it.
-    number: DeltaNumber,
+    /// Everything up to this record and delta is in it.
+    mark: Mark,
     stage: Stage,
     waiters: Vec<Key>,
 }
@@ -59,12 +61,12 @@ impl CheckpointState {
         self.wanted = true;
     }
 
-    /// The delta that has to be durable before the checkpoint goes on.
-    pub fn awaits(&self) -> Option<DeltaNumber> {
+    /// The record that has to be durable before the checkpoint goes on.
+    pub fn awaits(&self) -> Option<Sequence> {
         self.running
             .as_ref()
             .filter(|running| running.stage == Stage::AwaitDurable)
-            .map(|running| running.number)
+            .map(|running| running.mark.sequence)
     }
 
     /// Everybody who waits for a checkpoint, for a pool that failed.
@@ -105,9 +107,9 @@ impl Core {
         if self.checkpoint.running.is_none() && self.checkpoint_is_due() {
             self.start_checkpoint();
         }
-        let durable = self.commit.durable.number;
+        let durable = self.commit.durable.sequence;
         let ahead = canary::broken(Canary::CheckpointAheadOfData);
-        if self.checkpoint.awaits().is_some_and(|number| durable >= number || ahead) {
+        if self.checkpoint.awaits().is_some_and(|sequence| durable >= sequence || ahead) {
             self.write_checkpoint_pages();
         }
     }
@@ -119,10 +121,15 @@ impl Core {
         self.checkpoint.wanted || log_half_full || many_pages || closing || self.commit.proof_starves()
     }
 
+    /// Nobody waits for anything but the end: the log gets nothing more.
+    pub(super) fn only_closing(&self) -> bool {
+        self.closing && self.requests.len() <= 1
+    }
+
     /// Closing waits until nothing else is being carried out.
     fn closes_now(&self) -> bool {
         let quiet = self.jobs.is_empty() && self.gathers.is_empty() && self.page_loads.is_empty();
-        self.requests.len() == 1 && quiet && self.reclaim_is_quiet()
+        self.only_closing() && quiet && self.reclaim_is_quiet()
     }
 
     fn start_checkpoint(&mut self) {
@@ -138,11 +145,10 @@ impl Core {
         };
         match self.metadata.freeze(facts) {
             Ok(frozen) => {
-                let number = self.commit.composed.number;
+                let mark = self.commit.composed;
                 let waiters = std::mem::take(&mut self.checkpoint.waiters);
                 self.checkpoint.wanted = false;
-                self.checkpoint.running =
-                    Some(Running { frozen, number, stage: Stage::AwaitDurable, waiters });
+                self.checkpoint.running = Some(Running { frozen, mark, stage: Stage::AwaitDurable, waiters });
             }
             Err(error) => self.fail(error),
         }
@@ -228,7 +234,7 @@ impl Core {
         let Some(running) = self.checkpoint.running.take() else { return };
         let slot = &running.frozen.slot;
         let (older_number, older_position) = self.checkpoint.last;
-        self.checkpoint.last = (running.number, slot.log_position);
+        self.checkpoint.last = (running.mark.number, slot.log_position);
         self.metadata.forest.pages.release(slot.generation);
         self.metadata.forest.shrink_cache(self.options.cache_pages, slot.generation);
         self.commit.in_both_slots(older_number);

@@ -290,10 +290,11 @@ impl Commit {
         self.proof_wanted > self.proven && !self.has_proof_page()
     }
 
-    /// Whether a sync would bring anything that somebody waits for; the deltas up to `wanted` at least.
-    pub fn needs_sync(&self, wanted: DeltaNumber) -> bool {
-        let wanted = wanted.max(self.proof_wanted);
-        let durable = wanted > self.durable.number && self.written.number >= wanted;
+    /// Whether a sync would bring anything that somebody waits for; the records up to `wanted` at least.
+    pub fn needs_sync(&self, wanted: Sequence) -> bool {
+        let records = wanted > self.durable.sequence && self.written.sequence >= wanted;
+        let deltas = self.proof_wanted > self.durable.number && self.written.number >= self.proof_wanted;
+        let durable = records || deltas;
         let proof = self.proof_wanted > self.proven && self.claims_of(self.proof_wanted) >= 2;
         !self.waiters.is_empty() || durable || proof
     }

@@ -51,7 +51,7 @@ impl GrowthState {
 impl Core {
     /// Starts what is due.
     pub(super) fn run_reclaim(&mut self) {
-        if self.failure.is_some() || (self.closing && self.requests.len() == 1) {
+        if self.failure.is_some() || self.only_closing() {
             return;
         }
         let ahead = self.options.slab_blocks / 4;

@@ -99,7 +99,7 @@ impl Core {
 
     /// Writes the records of a wanted proof, and learns what has been proven.
     fn prove(&mut self) {
-        while self.failure.is_none() {
+        while self.failure.is_none() && !self.only_closing() {
             let Some(record) = self.commit.compose_proof() else { break };
             self.write_record(record);
         }

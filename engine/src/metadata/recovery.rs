@@ -180,9 +180,9 @@ fn recover_from(
     }
     let records = read_chain(files, &metadata, &mut ring)?;
     let sequence = records.last().map_or(metadata.slot.sequence, |record| record.sequence);
-    look_for_evidence(files, &metadata, &ring, sequence)?;
+    let synced = look_for_evidence(files, &metadata, &ring, sequence)?;
     let mut findings = Findings { records: records.len() as u64, ..Findings::default() };
-    let checked = replay(files, &mut metadata, records, &mut findings)?;
+    let checked = replay(files, &mut metadata, records, synced, &mut findings)?;
     let incarnation = metadata.slot.incarnation;
     Ok(Recovered { metadata, ring, sequence, incarnation, checked, findings })
 }
@@ -397,34 +397,35 @@ fn read_record(files: &mut Files<'_>, metadata: &Metadata, ring: &LogRing) -> Re
     }
 }
 
-/// Behind the end of the chain there must be no sign that a durable record is missing.
+/// What any record of this opening, wherever it stands, says is synced; and no sign that a durable record is missing
+/// behind `end`, the end of the chain.
 fn look_for_evidence(
     files: &mut Files<'_>,
     metadata: &Metadata,
     ring: &LogRing,
     end: Sequence,
-) -> Result<()> {
+) -> Result<Sequence> {
+    let mut synced = metadata.slot.sequence;
     if canary::broken(Canary::NoEvidence) {
-        return Ok(());
+        return Ok(synced);
     }
     for block in ring.blocks() {
         let bytes = files.data.read(block.offset_bytes(), PAGES_PER_BLOCK as usize * PAGE_BYTES)?;
         for page in 0..PAGES_PER_BLOCK as usize {
             let rest = &bytes[page * PAGE_BYTES..];
             let Some(header) = LogRecord::peek(rest) else { continue };
-            if speaks_against(&header, metadata, end) && is_record(rest, &header, metadata.superblock.secret)
-            {
+            let newer = header.incarnation > metadata.slot.incarnation;
+            let says_more = header.incarnation == metadata.slot.incarnation && header.synced > synced;
+            if !(newer || says_more) || !is_record(rest, &header, metadata.superblock.secret) {
+                continue;
+            }
+            if newer || header.synced > end {
                 return Err(verdict_on(&header, metadata, end));
             }
+            synced = header.synced;
         }
     }
-    Ok(())
-}
-
-fn speaks_against(header: &RecordHeader, metadata: &Metadata, end: Sequence) -> bool {
-    let missing =
-        header.incarnation == metadata.slot.incarnation && header.sequence > end && header.synced > end;
-    missing || header.incarnation > metadata.slot.incarnation
+    Ok(synced)
 }
 
 fn is_record(bytes: &[u8], header: &RecordHeader, secret: u64) -> bool {
@@ -448,10 +449,11 @@ fn replay(
     files: &mut Files<'_>,
     metadata: &mut Metadata,
     records: Vec<LogRecord>,
+    synced: Sequence,
     findings: &mut Findings,
 ) -> Result<Vec<Checked>> {
     let mut checked = Vec::new();
-    let proven = records.iter().map(|record| record.synced).fold(metadata.slot.sequence, Sequence::max);
+    let proven = records.iter().map(|record| record.synced).fold(synced, Sequence::max);
     for record in records {
         let seen = record.sequence > proven && !canary::broken(Canary::UnseenReplay);
         for delta in &record.deltas {
