@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use vellum_engine::canary::{self, Canary};
 use vellum_tests::adapter::Side;
-use vellum_tests::driver::{FaultCase, RunConfig, Stats, guarded, run, run_with_fault};
+use vellum_tests::driver::{
+    FaultCase, RunConfig, Stats, guarded, run, run_with_fault, run_with_rot, slow_read_of_a_former_owner,
+};
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::rng::Rng;
 use vellum_tests::sim_disk::{Fault, OperationKind};
 
 /// Seeds within which a canary must be found.
 const SEEDS: u64 = 300;
-/// Runs with a fault for every run that is cut.
-const FAULTS: u64 = 8;
+/// The last trial of a seed: one run that is cut, two directed ones, the others with a fault.
+const LAST_TRIAL: u64 = 10;
 
 /// How a canary came to its end.
 struct Finding {
@@ -54,7 +56,7 @@ fn hunt(canary: Canary) -> Finding {
 
 /// What breaks only with the canary, among the trials of one seed.
 fn find(canary: Canary, seed: u64) -> Option<Violation> {
-    (0..=FAULTS).find_map(|trial| {
+    (0..=LAST_TRIAL).find_map(|trial| {
         let run = |broken| {
             guarded(|| {
                 canary::set(broken);
@@ -67,11 +69,16 @@ fn find(canary: Canary, seed: u64) -> Option<Violation> {
     })
 }
 
-/// A crash run, or a run with a fault: some rules matter only where a disk lies or fails.
+/// A crash run, a directed one, or a run with a fault: some rules matter only where a disk lies or fails.
 fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
-    if trial == 0 {
-        let config = RunConfig { cut_one_in: 2, ..RunConfig::crashing(seed) };
-        return run(&config, &config.operations());
+    match trial {
+        0 => {
+            let config = RunConfig { cut_one_in: 2, ..RunConfig::crashing(seed) };
+            return run(&config, &config.operations());
+        }
+        1 => return run_with_rot(&RunConfig::faulty(seed)),
+        2 => return slow_read_of_a_former_owner(seed),
+        _ => {}
     }
     let mut rng = Rng::new(seed << 8 | trial);
     run_with_fault(&RunConfig::faulty(seed), &random_fault(&mut rng))

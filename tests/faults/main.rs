@@ -7,7 +7,7 @@
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
     Campaign, FaultCase, RunConfig, Stats, count_operations, guarded, multiplier, only_seed, run_with_fault,
-    run_with_fault_in_recovery,
+    run_with_fault_in_recovery, run_with_rot, slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::sim_disk::{Fault, OperationKind};
@@ -77,4 +77,22 @@ fn a_fault_at_any_operation_of_a_recovery_breaks_no_promise() {
         |_| Ok(cases(&counts).collect()),
         |seed, case| run_with_fault_in_recovery(&RunConfig::faulty(seed), case),
     );
+}
+
+#[test]
+fn a_bit_that_rots_in_metadata_is_never_believed() {
+    for seed in only_seed().map_or(0..40 * multiplier(), |seed| seed..seed + 1) {
+        if let Err(violation) = guarded(|| run_with_rot(&RunConfig::faulty(seed))) {
+            panic!("seed {seed}: {violation}");
+        }
+    }
+}
+
+#[test]
+fn a_former_owner_reads_what_was_its_own() {
+    for seed in only_seed().map_or(0..20, |seed| seed..seed + 1) {
+        if let Err(violation) = slow_read_of_a_former_owner(seed) {
+            panic!("seed {seed}: {violation}");
+        }
+    }
 }

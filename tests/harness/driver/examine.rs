@@ -29,13 +29,18 @@ pub struct Examination {
 pub fn reopen(
     model: &Model,
     mut disks: Disks,
-    end: End,
+    mut end: End,
     config: &RunConfig,
     rng: &mut Rng,
     stats: &mut Stats,
 ) -> Check<Examination> {
     if rng.one_in(config.recovery_cut_one_in) {
-        disks = cut_recovery(disks, end == End::Kill, config, rng, stats)?;
+        // A killed pool may lose its power too while it recovers: then only what was flushed is promised.
+        let kill = end == End::Kill && rng.one_in(2);
+        disks = cut_recovery(disks, kill, config, rng, stats)?;
+        if end == End::Kill && !kill {
+            end = config.power_cut();
+        }
     }
     if rng.one_in(config.check_one_in * 4) {
         check(&mut disks, "before recovery", config.byte_mixing, stats)?;

@@ -117,7 +117,7 @@ fn judge_reopened(
 }
 
 /// Wrong units are allowed where the disk lied about client data, as many as the lie could have reached.
-fn judge(model: &Model, end: End, observed: &Observed, strikes: &[Strike], when: &str) -> Check {
+pub(super) fn judge(model: &Model, end: End, observed: &Observed, strikes: &[Strike], when: &str) -> Check {
     let mut verdict = model.verdict(end, observed);
     let harmed = strikes.iter().filter(|strike| strike.fault.is_silent() && strike.client_data);
     // Partly written sectors are read, merged and written again, and snapshots share what is wrong.
@@ -125,6 +125,10 @@ fn judge(model: &Model, end: End, observed: &Observed, strikes: &[Strike], when:
     let allowed = sectors * 8 * observed.volumes.len() as u64;
     if verdict.wrong_units.len() as u64 <= allowed {
         verdict = Verdict { wrong_units: Vec::new(), ..verdict };
+    }
+    if allowed > 0 {
+        // A write that the disk lost is missing from every cut that should have it.
+        verdict.structure.retain(|finding| !finding.contains("is not one moment"));
     }
     verdict.into_check().map_err(|violation| Violation(format!("{when}, after {strikes:?}: {violation}")))
 }

@@ -7,6 +7,7 @@
 
 mod campaign;
 mod config;
+mod directed;
 mod examine;
 mod faults;
 mod machine;
@@ -16,6 +17,7 @@ mod shrink;
 
 pub use campaign::{Campaign, Failure, Stats, guarded, multiplier, only_seed};
 pub use config::RunConfig;
+pub use directed::{run_with_rot, slow_read_of_a_former_owner};
 pub use examine::{Examination, reopen};
 pub use faults::{FaultCase, count_operations, run_with_fault, run_with_fault_in_recovery};
 pub use machine::{Disks, Machine};

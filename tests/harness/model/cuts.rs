@@ -47,12 +47,12 @@ impl Model {
     ) {
         let view = View { bound: Bound::all_acked_before(latest), ..Self::view_of_cut(cut) };
         for member in members {
-            let seen = observed.volumes[&member.name].bytes.chunks_exact(UNIT);
-            let torn = member
-                .units
-                .iter()
-                .zip(seen)
-                .position(|(history, bytes)| !history.accepts(&self.records, &view, 0, bytes));
+            let volume = &observed.volumes[&member.name];
+            let units = member.units.iter().zip(volume.bytes.chunks_exact(UNIT)).enumerate();
+            let mut readable = units.filter(|(unit, _)| !volume.is_unreadable((unit * UNIT) as u64));
+            let torn = readable
+                .find(|(_, (history, bytes))| !history.accepts(&self.records, &view, 0, bytes))
+                .map(|(unit, _)| unit);
             if let Some(unit) = torn {
                 verdict.structure.push(format!(
                     "{} is not one moment: a write asked for at {latest} is in the cut ({}..{}), but unit {unit} \

@@ -170,7 +170,7 @@ impl Volume {
 }
 
 impl ObservedVolume {
-    fn is_unreadable(&self, offset_bytes: u64) -> bool {
+    pub(super) fn is_unreadable(&self, offset_bytes: u64) -> bool {
         self.unreadable.iter().any(|(range, _)| range.contains(&offset_bytes))
     }
 }

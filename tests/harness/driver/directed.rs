@@ -1,0 +1,198 @@
+//! Trials for breaks that random runs meet too rarely: a bit that rots at rest, and a read that is very slow.
+//!
+//! Owns two schedules. Each is right by itself and goes wrong when one rule is broken.
+
+use super::faults::judge;
+use super::machine::Machine;
+use super::run::Run;
+use super::{RunConfig, Stats};
+use crate::adapter::Side;
+use crate::model::{Check, End, Violation};
+use crate::rng::Rng;
+use crate::sim_disk::{Order, SimDisk};
+use bytes::Bytes;
+use vellum_engine::Core;
+use vellum_engine::options::OpenOptions;
+use vellum_engine::request::{NewVolume, Outcome, Reply, Request, RequestId, Segment};
+use vellum_engine::storage::{Buffer, Completion, Disk, MemoryDisk, Operation, Ticket};
+use vellum_engine::units::VolumeId;
+
+const PAGE_BYTES: u64 = 4096;
+/// The first page of the metadata file that belongs to a tree.
+const FIRST_TREE_PAGE: u64 = 4;
+
+/// Runs `config` undisturbed, kills the pool, and lets one bit of every eighth written metadata page rot, one page at a
+/// time. What can be read afterwards is right; much may not be readable.
+///
+/// # Errors
+/// If wrong data is read.
+pub fn run_with_rot(config: &RunConfig) -> Check<Stats> {
+    let mut rng = Rng::new(config.seed ^ 0x0207);
+    let mut run = Run::start(config, &config.operations())?;
+    run.to_the_end()?;
+    run.machine.disks.set_order(Order::Submission);
+    run.machine.rest(3000)?;
+    let mut stats = Stats::default();
+    let pages = run.machine.disks.metadata.size_bytes() / PAGE_BYTES;
+    for page in (FIRST_TREE_PAGE..pages).filter(|_| rng.one_in(8)).collect::<Vec<_>>() {
+        let mut disks = run.machine.disks.each(|disk| disk.kill(&mut rng));
+        disks.set_order(Order::Submission);
+        if !rot(&mut disks.metadata, page, &mut rng) {
+            continue;
+        }
+        stats.crash_points += 1;
+        let Ok(mut machine) = Machine::open(disks, config, 1 << 20) else { continue };
+        machine.disks.set_order(Order::Submission);
+        let observed = machine.observe(PAGE_BYTES)?;
+        judge(&run.model, End::Kill, &observed, &[], "after rot")?;
+        stats.recoveries += 1;
+    }
+    Ok(stats)
+}
+
+/// Flips a bit of a byte that is not zero. Whether there was one.
+fn rot(disk: &mut SimDisk, page: u64, rng: &mut Rng) -> bool {
+    let offset_bytes = page * PAGE_BYTES;
+    let read = Operation::Read { offset_bytes, buffer: Buffer::zeroed(PAGE_BYTES as usize) };
+    let Some(Operation::Read { mut buffer, .. }) = carry_out(disk, read) else { return false };
+    let written: Vec<usize> = (0..buffer.len()).filter(|&at| buffer[at] != 0).collect();
+    if written.is_empty() {
+        return false;
+    }
+    buffer[*rng.pick(&written)] ^= 1 << rng.below(8);
+    carry_out(disk, Operation::Write { offset_bytes, bytes: buffer.freeze() }).is_some()
+}
+
+fn carry_out(disk: &mut SimDisk, operation: Operation) -> Option<Operation> {
+    disk.submit(Ticket(u64::MAX), operation);
+    disk.next_completion().map(|completion| completion.operation)
+}
+
+/// A read of a snapshot hangs in the disk while the snapshot is deleted and its volume, now the only owner of the
+/// block, writes. The read must bring what the snapshot held.
+///
+/// # Errors
+/// If it brings what the volume wrote.
+pub fn slow_read_of_a_former_owner(seed: u64) -> Check<Stats> {
+    let config = RunConfig::quiet(seed);
+    let mut pool = HandPool::new(&config)?;
+    let volume = pool.create(0)?;
+    pool.write(volume, 1)?;
+    let snapshot = pool.created(Request::Snapshot { cuts: vec![(volume, named("v@s", 2))] })?;
+    pool.rest();
+
+    let read = pool.submit(Request::Read { volume: snapshot, offset_bytes: 0, length_bytes: PAGE_BYTES });
+    let held = pool.hold_next_read()?;
+    pool.ask(Request::Delete { volumes: vec![snapshot] })?;
+    pool.rest();
+    let write = pool.submit(Request::Write { volume, offset_bytes: 0, bytes: content(2), fua: false });
+    pool.rest();
+    pool.carry_out(held);
+    pool.rest();
+
+    match pool.reply(read)? {
+        Ok(Outcome::Data(segments)) if is_content(&segments, 1) => {}
+        other => return Err(Violation(format!("a slow read of a snapshot brought {other:?}"))),
+    }
+    pool.reply(write)?.map_err(|error| Violation(format!("the write behind it failed: {error}")))?;
+    Ok(Stats { recoveries: 1, ..Stats::default() })
+}
+
+fn named(name: &str, uuid: u8) -> NewVolume {
+    NewVolume { name: name.to_owned(), uuid: [uuid; 16], created_unix_s: 0 }
+}
+
+fn content(byte: u8) -> Bytes {
+    Bytes::from(vec![byte; PAGE_BYTES as usize])
+}
+
+fn is_content(segments: &[Segment], byte: u8) -> bool {
+    segments
+        .iter()
+        .all(|segment| matches!(segment, Segment::Bytes(bytes) if bytes.iter().all(|b| *b == byte)))
+}
+
+/// A pool whose operations are carried out at once, but for those that are held back.
+struct HandPool {
+    core: Core,
+    data: MemoryDisk,
+    metadata: MemoryDisk,
+    replies: Vec<(RequestId, Reply)>,
+    next_id: u64,
+    now_ms: u64,
+}
+
+impl HandPool {
+    fn new(config: &RunConfig) -> Check<Self> {
+        let (mut data, mut metadata) = (MemoryDisk::new(0), MemoryDisk::new(0));
+        let failed = |error| Violation(format!("no pool: {error}"));
+        vellum_engine::create(&mut data, &mut metadata, &config.create).map_err(failed)?;
+        let options = OpenOptions { recycle_blocks: 64, ..config.open.clone() };
+        let core = vellum_engine::open(&mut data, &mut metadata, &options).map_err(failed)?;
+        Ok(Self { core, data, metadata, replies: Vec::new(), next_id: 0, now_ms: 0 })
+    }
+
+    fn submit(&mut self, request: Request) -> RequestId {
+        self.next_id += 1;
+        self.core.submit(RequestId(self.next_id), request);
+        RequestId(self.next_id)
+    }
+
+    /// Carries everything out, and lets enough time pass for proofs.
+    fn rest(&mut self) {
+        for _ in 0..200 {
+            self.core.turn(self.now_ms);
+            match self.core.next_operation() {
+                Some(operation) => self.carry_out(operation),
+                None => self.now_ms += 500,
+            }
+            self.replies.extend(std::iter::from_fn(|| self.core.next_reply()));
+        }
+    }
+
+    fn carry_out(&mut self, (side, ticket, operation): (Side, Ticket, Operation)) {
+        let disk = if side == Side::Data { &mut self.data } else { &mut self.metadata };
+        disk.submit(ticket, operation);
+        let done: Vec<Completion> = std::iter::from_fn(|| disk.next_completion()).collect();
+        done.into_iter().for_each(|completion| self.core.complete(completion));
+    }
+
+    fn hold_next_read(&mut self) -> Check<(Side, Ticket, Operation)> {
+        // Pages that are not in memory are read first.
+        for _ in 0..100 {
+            self.core.turn(self.now_ms);
+            match self.core.next_operation() {
+                Some(operation @ (Side::Data, _, Operation::Read { .. })) => return Ok(operation),
+                Some(other) => self.carry_out(other),
+                None => {}
+            }
+        }
+        Err(Violation::new("the read reads nothing"))
+    }
+
+    fn reply(&mut self, id: RequestId) -> Check<Reply> {
+        let at = self.replies.iter().position(|(answered, _)| *answered == id);
+        at.map(|at| self.replies.swap_remove(at).1).ok_or_else(|| Violation::new("no answer came"))
+    }
+
+    fn ask(&mut self, request: Request) -> Check<Outcome> {
+        let id = self.submit(request);
+        self.rest();
+        self.reply(id)?.map_err(|error| Violation(format!("a request failed: {error}")))
+    }
+
+    fn created(&mut self, request: Request) -> Check<VolumeId> {
+        match self.ask(request)? {
+            Outcome::Created(made) => made.first().copied().ok_or_else(|| Violation::new("nothing was made")),
+            other => Err(Violation(format!("nothing was made: {other:?}"))),
+        }
+    }
+
+    fn create(&mut self, number: u8) -> Check<VolumeId> {
+        self.created(Request::CreateVolume { new: named("v", number), size_bytes: 1 << 20 })
+    }
+
+    fn write(&mut self, volume: VolumeId, byte: u8) -> Check {
+        self.ask(Request::Write { volume, offset_bytes: 0, bytes: content(byte), fua: true }).map(drop)
+    }
+}
