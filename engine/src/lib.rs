@@ -31,7 +31,7 @@
 //! # Where things are
 //!
 //! [`pool`] carries requests ([`request`]) to the core in [`data_path`] and its operations to disks ([`storage`]);
-//! [`metadata`] knows what is where; [`format`] turns that into bytes and back. Nothing points back up. A program with
+//! [`metadata`] knows what is where; [`mod@format`] turns that into bytes and back. Nothing points back up. A program with
 //! many requests at a time drives a [`Core`] itself: [`Core::submit`], [`Core::turn`], [`Core::next_operation`],
 //! [`Core::complete`], [`Core::next_reply`].
 

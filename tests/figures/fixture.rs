@@ -21,7 +21,8 @@ pub fn pool() -> CountedPool {
 /// A pool of so many data blocks.
 pub fn pool_of(data_blocks: u64) -> CountedPool {
     let options = CreateOptions { data_blocks, log_blocks: 64, uuid: [7; 16], secret: 7, created_unix_s: 0 };
-    let pool = Pool::create(MemoryDisk::new(0), MemoryDisk::new(0), &options, &OpenOptions::default()).unwrap();
+    let pool =
+        Pool::create(MemoryDisk::new(0), MemoryDisk::new(0), &options, &OpenOptions::default()).unwrap();
     CountedPool { pool, snapshots: 0 }
 }
 

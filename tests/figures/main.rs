@@ -45,7 +45,8 @@ fn synced_writes() {
 #[test]
 fn random_writes_after_snapshots() {
     const WRITES: u64 = 256;
-    let mut figures = Figures::new("256 random 4 KiB writes, one flush, after snapshots (flushes, KiB a write)");
+    let mut figures =
+        Figures::new("256 random 4 KiB writes, one flush, after snapshots (flushes, KiB a write)");
     for snapshots in [0u64, 1, 2, 5, 20] {
         let mut pool = pool();
         let disk = pool.volume(1);
@@ -81,7 +82,8 @@ fn random(index: u64) -> u64 {
 /// A snapshot and a deletion cost the same whatever the size of the volume.
 #[test]
 fn snapshot_and_delete() {
-    let mut figures = Figures::new("snapshot and immediate delete, by mapped blocks (metadata pages read, written)");
+    let mut figures =
+        Figures::new("snapshot and immediate delete, by mapped blocks (metadata pages read, written)");
     let mut costs = Vec::new();
     for blocks in [16u64, 1024, 16 * 1024] {
         let mut pool = pool_of(2 * blocks + 512);
@@ -103,8 +105,12 @@ fn snapshot_and_delete() {
         costs.push((work.reads, work.writes, all.writes));
     }
     figures.print();
-    assert!(costs.iter().all(|cost| cost.0 == 0 && cost.1 == 0), "nothing is read or written at once: {costs:?}");
-    let spread = costs.iter().map(|cost| cost.2).max().unwrap() - costs.iter().map(|cost| cost.2).min().unwrap();
+    assert!(
+        costs.iter().all(|cost| cost.0 == 0 && cost.1 == 0),
+        "nothing is read or written at once: {costs:?}"
+    );
+    let spread =
+        costs.iter().map(|cost| cost.2).max().unwrap() - costs.iter().map(|cost| cost.2).min().unwrap();
     assert!(spread <= 2, "the checkpoint does not grow with the volume: {costs:?}");
 }
 

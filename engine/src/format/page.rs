@@ -4,8 +4,8 @@
 //! Read next: `inner_page.rs`, `map_leaf.rs`.
 
 use super::checksum::crc32;
-use crate::canary::{self, Canary};
 use super::codec::{Reader, U48_LIMIT, Writer};
+use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::request::Uuid;
 use crate::storage::Buffer;
