@@ -309,7 +309,7 @@ fn a_short_file_is_seen() {
 #[test]
 fn a_pool_that_cannot_be_opened_is_walked_all_the_same() {
     let (mut data, mut metadata) = disks(&small_pool());
-    Blocking::data(&mut data).write(0, Bytes::from(vec![0; PAGE_BYTES])).unwrap();
+    Blocking::data(&mut data).write(0, Bytes::from(vec![0; 2 * PAGE_BYTES])).unwrap();
     assert!(Pool::open(data.clone(), metadata.clone(), &open_options()).is_err());
     let report = checked(&mut data, &mut metadata);
     assert!(report.findings[0].error.message().contains("cannot be opened"));
