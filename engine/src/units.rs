@@ -12,6 +12,8 @@ pub const SECTOR_BYTES: u64 = 4096;
 pub const UNIT_BYTES: u64 = 512;
 /// Sectors of a block.
 pub const SECTORS_PER_BLOCK: u32 = (BLOCK_BYTES / SECTOR_BYTES) as u32;
+/// Data blocks of the largest pool. Its counts take 4 GiB of memory.
+pub const DATA_BLOCKS_MAX: u64 = 1 << 32;
 /// Bytes of a page of the metadata file and of a page of the log.
 pub const PAGE_BYTES: usize = 4096;
 

@@ -6,7 +6,7 @@ use super::report::Notes;
 use crate::error::{Error, Place};
 use crate::format::{LogRecord, RootSlot, Superblock};
 use crate::metadata::LogRing;
-use crate::metadata::recovery::Files;
+use crate::metadata::files::Files;
 use crate::units::PAGE_BYTES;
 
 /// Checks that the records from `older` on reach the state of `newest`.

@@ -8,7 +8,7 @@ use super::walk::{Edge, decode_mapping_page};
 use crate::format::{self, Mapping, VolumeRecord, VolumeState};
 use crate::metadata::Metadata;
 use crate::metadata::cache::Node;
-use crate::metadata::recovery::Files;
+use crate::metadata::files::Files;
 use crate::metadata::tree::MAX_LEVELS;
 use crate::request::Uuid;
 use crate::units::{BLOCK_BYTES, Generation, PageNumber, VirtualBlock};

@@ -10,7 +10,7 @@ use crate::error::{Error, Place};
 use crate::format::{self, InnerPage, MapLeaf, PageHeader, PageKind, Pointer, VolumeRecord, WINDOW_BLOCKS};
 use crate::metadata::Metadata;
 use crate::metadata::cache::Node;
-use crate::metadata::recovery::Files;
+use crate::metadata::files::Files;
 use crate::metadata::tree::{LAST_KEY, MAX_LEVELS};
 use crate::request::Uuid;
 use crate::units::{DataBlock, Generation, PageNumber, VolumeId};

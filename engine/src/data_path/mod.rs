@@ -93,6 +93,13 @@ pub enum Task {
     Control(control::ControlTask),
 }
 
+impl Task {
+    /// Whether it takes a deleted volume down.
+    fn is_deletion(&self) -> bool {
+        matches!(self, Self::Unmap(task) if task.then == unmap::UnmapThen::Forget)
+    }
+}
+
 /// What happens when something has been reached.
 pub enum Then {
     /// Nothing.

@@ -3,7 +3,6 @@
 //! Owns what is set aside, and who waits for room, proof, or a block. What makes room is `checkpoint.rs` and
 //! `reclaim.rs`.
 
-use super::unmap::UnmapThen;
 use super::{Core, DeltaNumber, Task};
 use crate::error::{Error, ErrorKind};
 use crate::units::Generation;
@@ -111,8 +110,7 @@ impl Core {
             return self.fail_task(task, &error);
         }
         // A deletion was answered: it goes on whenever there is room.
-        let is_deletion = matches!(&task, Task::Unmap(unmap) if unmap.then == UnmapThen::Forget);
-        if self.metadata_is_full() && !is_deletion {
+        if self.metadata_is_full() && !task.is_deletion() {
             let error = Error::new(
                 ErrorKind::NoSpace,
                 "the metadata file is full and cannot grow; delete snapshots or volumes, or give its file system room",

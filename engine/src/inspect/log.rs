@@ -7,7 +7,7 @@ use super::{Checksum, Inspection, Structure};
 use crate::error::{Error, Result};
 use crate::format::{LogRecord, RecordHeader, RootSlot, Superblock};
 use crate::metadata::LogRing;
-use crate::metadata::recovery::Files;
+use crate::metadata::files::Files;
 use crate::storage::Disk;
 use crate::units::{BLOCK_BYTES, PAGE_BYTES, Sequence};
 

@@ -3,8 +3,8 @@
 //! Owns the order in which a pool comes into being: the slots are written last, so a cut leaves no pool.
 
 use super::checkpoint::{CountTrees, Frozen, SlotFacts};
+use super::files::Files;
 use super::log_ring::LogRing;
-use super::recovery::Files;
 use super::tree::{Fault, Forest};
 use super::{LOG_VOLUME, Metadata, VolumeTable};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,12 +15,10 @@ use crate::format::{
 use crate::options::{CreateOptions, Owner};
 use crate::storage::{Buffer, Disk};
 use crate::units::{
-    BLOCK_BYTES, DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES, SectorMask, Sequence,
-    VirtualBlock, VolumeId,
+    BLOCK_BYTES, DATA_BLOCKS_MAX, DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES, SectorMask,
+    Sequence, VirtualBlock, VolumeId,
 };
 
-/// The largest pool. Its counts take 4 GiB of memory.
-pub const DATA_BLOCKS_MAX: u64 = 1 << 32;
 /// Pages that a new metadata file has at least.
 const PAGES_AT_LEAST: u64 = 64;
 

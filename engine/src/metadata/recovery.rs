@@ -1,26 +1,18 @@
 //! From the bytes on disk to the present state: choose a root slot, read what hangs on it, replay the log.
 //!
 //! Owns the reading half of the crash argument in `docs/format.md` (L1, L2, L5 and Damage). Writes nothing: the
-//! verdict is written by `data_path/opening.rs`. Used as it is by `check/`, on pools that must not be touched.
+//! verdict is written by `data_path/opening.rs`. Used as it is by `check/`, on pools that must not be touched. Read next:
+//! `load.rs` (what hangs on a slot).
 
-use super::checkpoint::CountTrees;
-use super::counts::LoadedCounts;
-use super::create::DATA_BLOCKS_MAX;
-use super::index_tree::IndexTree;
+use super::Metadata;
+use super::files::Files;
+use super::load::{keep_other_pages, load, load_page};
 use super::log_ring::{LogRing, PAGES_PER_BLOCK};
-use super::tree::{Fault, Forest};
-use super::{Metadata, VolumeTable};
+use super::tree::Fault;
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{
-    self, Delta, LogHead, LogRecord, PageKind, Pointer, ROOT_SLOT_PAGES, RecordHeader, RootSlot,
-    SUPERBLOCK_PAGES, Superblock,
-};
-use crate::storage::{Blocking, Disk};
-use crate::units::{
-    DataBlock, Generation, Incarnation, PAGE_BYTES, PageNumber, SECTOR_BYTES, SectorMask, Sequence,
-};
-use bytes::Bytes;
+use crate::format::{self, Delta, LogHead, LogRecord, RecordHeader, RootSlot, Superblock};
+use crate::units::{DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES, SectorMask, Sequence};
 
 /// The present state of a pool, found without writing anything.
 pub struct Recovered {
@@ -61,69 +53,6 @@ pub struct Fallback {
     pub cause: Error,
     /// The generation under which the good slot replaces the bad one.
     pub copy: Generation,
-}
-
-/// The two files of a pool, read one operation at a time.
-pub struct Files<'a> {
-    /// The data file.
-    pub data: Blocking<'a, dyn Disk + 'a>,
-    /// The metadata file.
-    pub metadata: Blocking<'a, dyn Disk + 'a>,
-}
-
-impl<'a> Files<'a> {
-    /// Both files.
-    pub fn new(data: &'a mut dyn Disk, metadata: &'a mut dyn Disk) -> Self {
-        Self { data: Blocking::data(data), metadata: Blocking::metadata(metadata) }
-    }
-
-    /// The page that `pointer` names, verified, from whichever copy is good.
-    pub fn page(&mut self, pool: &[u8; 16], pointer: &Pointer) -> Result<Bytes> {
-        let first = self.copy_of_page(pool, pointer, pointer.page);
-        match (first, pointer.copy) {
-            (Err(error), Some(copy)) => self.copy_of_page(pool, pointer, copy).map_err(|_| error),
-            (first, _) => first,
-        }
-    }
-
-    /// One copy of the page that `pointer` names, verified.
-    pub fn copy_of_page(&mut self, pool: &[u8; 16], pointer: &Pointer, number: PageNumber) -> Result<Bytes> {
-        let bytes = self.metadata.read(number.offset_bytes(), PAGE_BYTES)?;
-        format::open(&bytes, pool, pointer)?;
-        Ok(bytes.freeze())
-    }
-
-    /// The superblock from whichever copy is good.
-    pub fn superblock(&mut self) -> Result<Superblock> {
-        let mut error = None;
-        for page in SUPERBLOCK_PAGES {
-            match self.metadata.read(page.offset_bytes(), PAGE_BYTES).and_then(|b| Superblock::decode(&b)) {
-                Ok(superblock) => return Ok(superblock),
-                Err(e) => error = error.or(Some(e.at(Place::Page(page)))),
-            }
-        }
-        Err(error.unwrap_or_else(|| Error::damaged("no superblock")))
-    }
-
-    /// Both root slots, the newer one first.
-    pub fn root_slots(&mut self, pool: &[u8; 16]) -> [Result<RootSlot>; 2] {
-        let mut slots = ROOT_SLOT_PAGES.map(|page| {
-            let bytes = self.metadata.read(page.offset_bytes(), PAGE_BYTES)?;
-            let slot = RootSlot::decode(&bytes, pool).map_err(|e| e.at(Place::Page(page)))?;
-            if ROOT_SLOT_PAGES[(slot.generation.0 % 2) as usize] != page {
-                return Err(Error::damaged("a root slot stands in the other's place").at(Place::Page(page)));
-            }
-            Ok(slot)
-        });
-        let age = |slot: &Result<RootSlot>| slot.as_ref().map_or(0, |s| s.generation.0);
-        if age(&slots[0]) < age(&slots[1]) {
-            slots.swap(0, 1);
-        }
-        if canary::broken(Canary::OlderSlot) && slots[1].is_ok() {
-            slots.swap(0, 1);
-        }
-        slots
-    }
 }
 
 /// Finds the present state. Fails rather than give an older one.
@@ -234,133 +163,6 @@ fn older_than_data(place: Place) -> Error {
         "the metadata file is older than its data file: use the metadata file that belongs to it",
     )
     .at(place)
-}
-
-/// What hangs on `slot`, without the log.
-pub fn load(
-    files: &mut Files<'_>,
-    superblock: &Superblock,
-    slot: RootSlot,
-    building: Generation,
-) -> Result<Metadata> {
-    let pool = superblock.pool;
-    check_sizes(files, &slot)?;
-    let mut forest = Forest::new(pool, slot.data_blocks, slot.metadata_pages);
-    let mut trees = CountTrees::default();
-    let forest_counts = &mut forest;
-    trees.data = load_counts(files, &pool, slot.data_counts, &mut |first, bytes| {
-        forest_counts.data_counts.load_leaf(first, bytes)
-    })?;
-    trees.data_overflow = load_overflow(files, &pool, slot.data_overflow, &mut |index, count| {
-        forest_counts.data_counts.load_overflow(index, count)
-    })?;
-    trees.pages = load_counts(files, &pool, slot.page_counts, &mut |first, bytes| {
-        forest_counts.page_counts.load_leaf(first, bytes)
-    })?;
-    trees.page_overflow = load_overflow(files, &pool, slot.page_overflow, &mut |index, count| {
-        forest_counts.page_counts.load_overflow(index, count)
-    })?;
-    forest.data_counts.finish_load()?;
-    forest.page_counts.finish_load()?;
-    // The file may have grown since the checkpoint; pages of that growth may have been used by what is replayed.
-    forest.grow_pages(files.metadata.size_bytes() / PAGE_BYTES as u64);
-    forest.find_free_pages();
-    forest.start_generation(building);
-    let volumes = load_volumes(files, &pool, slot.volumes)?;
-    let next_volume = slot.next_volume;
-    Ok(Metadata { superblock: superblock.clone(), forest, volumes, next_volume, slot, count_trees: trees })
-}
-
-/// Sizes decide how much memory is taken, so they are not believed blindly.
-fn check_sizes(files: &Files<'_>, slot: &RootSlot) -> Result<()> {
-    if slot.data_blocks > DATA_BLOCKS_MAX {
-        return Err(Error::new(ErrorKind::Unsupported, "the pool is larger than this program can hold"));
-    }
-    if slot.metadata_pages > files.metadata.size_bytes() / PAGE_BYTES as u64 {
-        return Err(Error::damaged("the metadata file is shorter than its root slot says; is it whole?"));
-    }
-    Ok(())
-}
-
-fn load_volumes(files: &mut Files<'_>, pool: &[u8; 16], root: Option<Pointer>) -> Result<VolumeTable> {
-    let mut records = Vec::new();
-    let tree = IndexTree::load(
-        root,
-        pool,
-        &mut |pointer| files.page(pool, pointer),
-        &mut |_, header, body| {
-            if header.kind != PageKind::VolumeLeaf {
-                return Err(wrong_kind(header.number));
-            }
-            records.extend(format::decode_volume_leaf(body)?);
-            Ok(())
-        },
-        &mut |_, _| Err(Error::damaged("a pointer to a volume leaf names no page")),
-    )?;
-    VolumeTable::loaded(tree, records)
-}
-
-fn wrong_kind(page: PageNumber) -> Error {
-    Error::damaged("a page of another kind stands where this tree needs one").at(Place::Page(page))
-}
-
-fn load_counts(
-    files: &mut Files<'_>,
-    pool: &[u8; 16],
-    root: Option<Pointer>,
-    put: &mut dyn FnMut(u64, LoadedCounts<'_>) -> Result<()>,
-) -> Result<IndexTree> {
-    let put = std::cell::RefCell::new(put);
-    IndexTree::load(
-        root,
-        pool,
-        &mut |pointer| files.page(pool, pointer),
-        &mut |key, header, body| {
-            if header.kind != PageKind::CountLeaf || header.first_key != key {
-                return Err(wrong_kind(header.number));
-            }
-            (put.borrow_mut())(key, LoadedCounts::Each(format::decode_count_leaf(body)?))
-        },
-        &mut |key, count| (put.borrow_mut())(key, LoadedCounts::Uniform(count)),
-    )
-}
-
-fn load_overflow(
-    files: &mut Files<'_>,
-    pool: &[u8; 16],
-    root: Option<Pointer>,
-    put: &mut dyn FnMut(u64, u32) -> Result<()>,
-) -> Result<IndexTree> {
-    IndexTree::load(
-        root,
-        pool,
-        &mut |pointer| files.page(pool, pointer),
-        &mut |_, header, body| {
-            if header.kind != PageKind::OverflowLeaf {
-                return Err(wrong_kind(header.number));
-            }
-            format::decode_overflow_leaf(body)?.into_iter().try_for_each(|(index, count)| put(index, count))
-        },
-        &mut |_, _| Err(Error::damaged("a pointer to an overflow leaf names no page")),
-    )
-}
-
-/// Pages of the other root slot's trees stay as they are until that slot has been replaced. If they cannot be
-/// read the other slot is worth nothing anyway.
-fn keep_other_pages(files: &mut Files<'_>, metadata: &mut Metadata, other: &RootSlot) {
-    let pool = metadata.superblock.pool;
-    let mut used = Vec::new();
-    let loaded = load_counts(files, &pool, other.page_counts, &mut |first, counts| {
-        if let LoadedCounts::Each(bytes) = counts {
-            used.extend(
-                (first..).zip(bytes).filter(|(_, count)| **count > 0).map(|(page, _)| PageNumber(page)),
-            );
-        }
-        Ok(())
-    });
-    if loaded.is_ok() {
-        used.into_iter().for_each(|page| metadata.forest.keep_page(page, metadata.slot.generation));
-    }
 }
 
 /// The records behind the root slot, as far as the chain holds.
@@ -504,10 +306,4 @@ fn apply(files: &mut Files<'_>, metadata: &mut Metadata, delta: &Delta) -> Resul
     }
     metadata.forest.events.clear();
     Ok(())
-}
-
-/// Reads one mapping page into memory.
-pub fn load_page(files: &mut Files<'_>, metadata: &mut Metadata, pointer: &Pointer) -> Result<()> {
-    let bytes = files.page(&metadata.superblock.pool, pointer)?;
-    metadata.forest.insert_loaded(pointer, &bytes)
 }
