@@ -32,6 +32,10 @@ pub enum Canary {
     WriteErrorIgnored,
     /// H7, L7: a write is answered before its record is written.
     AckBeforeLog,
+    /// L7: who finds nothing to do is answered before what made it so is written.
+    NothingToDoAtOnce,
+    /// L8: a failed sync is taken for a good one.
+    FailedSyncIgnored,
     /// H8: a block that is being read may be given out.
     NoReadPins,
     /// H8, H9: a block is written in place while a former owner's operation on it is in flight.
@@ -50,6 +54,8 @@ pub enum Canary {
     DropOneDelta,
     /// L3: a sync makes durable what was written when it completed, not when it was submitted.
     DurableAtCompletion,
+    /// L3: one durable record is enough for a proof, so a lost one makes a proven delta look unproven.
+    ProofByOneRecord,
     /// L4: a sector is overwritten in place before the record that published it is proven.
     InPlaceUnproven,
     /// L5: unproven records are replayed without looking at their data.
@@ -66,7 +72,7 @@ pub enum Canary {
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -80,6 +86,8 @@ impl Canary {
         Self::NoEvidence,
         Self::WriteErrorIgnored,
         Self::AckBeforeLog,
+        Self::NothingToDoAtOnce,
+        Self::FailedSyncIgnored,
         Self::NoReadPins,
         Self::ForeignPinsIgnored,
         Self::ExclusiveTooEarly,
@@ -89,6 +97,7 @@ impl Canary {
         Self::AbsoluteMask,
         Self::DropOneDelta,
         Self::DurableAtCompletion,
+        Self::ProofByOneRecord,
         Self::InPlaceUnproven,
         Self::UnseenReplay,
         Self::CheckpointAheadOfData,

@@ -29,8 +29,8 @@ impl CreateOptions {
 pub struct OpenOptions {
     /// Published data that recovery may have to check, in bytes. A proof is asked for at half of it.
     pub unproven_limit_bytes: u64,
-    /// A log record is followed by its proof after this much idleness, in milliseconds.
-    pub proof_idle_ms: u64,
+    /// What was appended to the log is made durable and proven after this much time, in milliseconds.
+    pub proof_after_ms: u64,
     /// Log records whose writes run at the same time.
     pub log_writes_in_flight: usize,
     /// Data blocks made ready (allocated and synced) at a time.
@@ -55,7 +55,7 @@ impl Default for OpenOptions {
     fn default() -> Self {
         Self {
             unproven_limit_bytes: 64 << 20,
-            proof_idle_ms: 1000,
+            proof_after_ms: 1000,
             log_writes_in_flight: 2,
             slab_blocks: 1024,
             recycle_blocks: 1024,

@@ -8,7 +8,8 @@ use std::time::Instant;
 use vellum_engine::canary::{self, Canary};
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
-    FaultCase, RunConfig, Stats, guarded, run, run_with_fault, run_with_rot, slow_read_of_a_former_owner,
+    FaultCase, RunConfig, Stats, cut_before_the_last_sharer_left, guarded, late_write_to_a_freed_block,
+    one_witness_is_lost, run, run_with_fault, run_with_rot, slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::rng::Rng;
@@ -16,8 +17,8 @@ use vellum_tests::sim_disk::{Fault, OperationKind};
 
 /// Seeds within which a canary must be found.
 const SEEDS: u64 = 300;
-/// The last trial of a seed: one run that is cut, two directed ones, the others with a fault.
-const LAST_TRIAL: u64 = 10;
+/// The last trial of a seed: one run that is cut, five directed ones, the others with a fault.
+const LAST_TRIAL: u64 = 13;
 
 /// How a canary came to its end.
 struct Finding {
@@ -78,6 +79,9 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         }
         1 => return run_with_rot(&RunConfig::faulty(seed)),
         2 => return slow_read_of_a_former_owner(seed),
+        3 => return cut_before_the_last_sharer_left(seed),
+        4 => return one_witness_is_lost(seed),
+        5 => return late_write_to_a_freed_block(seed),
         _ => {}
     }
     let mut rng = Rng::new(seed << 8 | trial);

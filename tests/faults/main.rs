@@ -6,7 +6,8 @@
 
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
-    Campaign, FaultCase, RunConfig, Stats, count_operations, guarded, multiplier, only_seed, run_with_fault,
+    Campaign, FaultCase, RunConfig, Stats, count_operations, cut_before_the_last_sharer_left, guarded,
+    late_write_to_a_freed_block, multiplier, one_witness_is_lost, only_seed, run_with_fault,
     run_with_fault_in_recovery, run_with_rot, slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
@@ -90,8 +91,27 @@ fn a_bit_that_rots_in_metadata_is_never_believed() {
 
 #[test]
 fn a_former_owner_reads_what_was_its_own() {
+    directed(slow_read_of_a_former_owner);
+}
+
+#[test]
+fn a_cut_brings_the_last_sharer_back_whole() {
+    directed(cut_before_the_last_sharer_left);
+}
+
+#[test]
+fn a_proof_survives_the_loss_of_one_of_its_records() {
+    directed(one_witness_is_lost);
+}
+
+#[test]
+fn a_late_write_harms_nobody() {
+    directed(late_write_to_a_freed_block);
+}
+
+fn directed(schedule: fn(u64) -> Check<Stats>) {
     for seed in only_seed().map_or(0..20, |seed| seed..seed + 1) {
-        if let Err(violation) = slow_read_of_a_former_owner(seed) {
+        if let Err(violation) = schedule(seed) {
             panic!("seed {seed}: {violation}");
         }
     }

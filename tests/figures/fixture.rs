@@ -84,12 +84,16 @@ impl CountedPool {
         self.pool.data_disk().counters().since(&before)
     }
 
-    /// What the data disk did for one 4 KiB write and a flush.
+    /// What the data disk did for one 4 KiB write and a flush. The metadata disk must do nothing for it.
     pub fn synced_write(&mut self, volume: VolumeId, offset_bytes: u64) -> DiskCounters {
-        self.counted(|pool| {
+        let before = self.metadata_counters();
+        let counted = self.counted(|pool| {
             pool.write(volume, offset_bytes, offset_bytes);
             pool.pool.flush().unwrap();
-        })
+        });
+        let metadata = self.metadata_counters().since(&before);
+        assert_eq!((metadata.syncs, metadata.writes), (0, 0), "the metadata file is off the path of a flush");
+        counted
     }
 
     pub fn metadata_counters(&self) -> DiskCounters {

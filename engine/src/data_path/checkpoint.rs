@@ -12,6 +12,9 @@ use crate::options::Owner;
 use crate::storage::{DiskError, Operation};
 use crate::units::Sequence;
 
+/// Mappings that recovery may have to take down again; some 30 to 60 ns each.
+const REDO_MAPPINGS_MAX: u64 = 2 << 20;
+
 /// The running checkpoint.
 struct Running {
     frozen: Frozen,
@@ -39,6 +42,8 @@ pub struct CheckpointState {
     /// What the newest durable slot holds, and where the log goes on behind it.
     last: (DeltaNumber, u64),
     close: Close,
+    /// Mappings that unmaps have taken down since the last checkpoint, for recovery to take down again.
+    unmapped: u64,
 }
 
 /// How far closing has come: both root slots get the last state.
@@ -54,6 +59,11 @@ impl CheckpointState {
     /// A state whose two slots both hold everything up to `position` in the log.
     pub fn new(position: u64) -> Self {
         Self { last: (DeltaNumber(0), position), ..Self::default() }
+    }
+
+    /// An unmap has taken down so many mappings; few bytes of log may be much work to redo.
+    pub fn note_unmapped(&mut self, mappings: u64) {
+        self.unmapped += mappings;
     }
 
     /// Wants a checkpoint soon.
@@ -117,8 +127,14 @@ impl Core {
     fn checkpoint_is_due(&self) -> bool {
         let log_half_full = self.commit.ring.used_pages() >= self.commit.ring.pages() / 2;
         let many_pages = self.metadata.forest.dirty_pages() >= self.options.checkpoint_pages;
+        let much_to_redo = self.checkpoint.unmapped >= REDO_MAPPINGS_MAX / 2;
         let closing = self.checkpoint.close != Close::No && self.closes_now();
-        self.checkpoint.wanted || log_half_full || many_pages || closing || self.commit.proof_starves()
+        self.checkpoint.wanted
+            || log_half_full
+            || many_pages
+            || much_to_redo
+            || closing
+            || self.commit.proof_starves()
     }
 
     /// Nobody waits for anything but the end: the log gets nothing more.
@@ -148,6 +164,7 @@ impl Core {
                 let mark = self.commit.composed;
                 let waiters = std::mem::take(&mut self.checkpoint.waiters);
                 self.checkpoint.wanted = false;
+                self.checkpoint.unmapped = 0;
                 self.checkpoint.running = Some(Running { frozen, mark, stage: Stage::AwaitDurable, waiters });
             }
             Err(error) => self.fail(error),
@@ -241,13 +258,14 @@ impl Core {
         self.commit.ring.tail =
             if canary::broken(Canary::LogReleasedEarly) { slot.log_position } else { older_position };
         self.room.changed = true;
+        let (clean, is_last) = (slot.clean, running.mark == self.commit.composed);
         running.waiters.into_iter().for_each(|key| self.happen(Then::Part(key)));
-        self.close_goes_on(slot.clean);
+        self.close_goes_on(clean, is_last);
     }
 
-    fn close_goes_on(&mut self, clean: bool) {
+    fn close_goes_on(&mut self, clean: bool, is_last: bool) {
         match self.checkpoint.close {
-            Close::First(key) if self.closes_now() => {
+            Close::First(key) if is_last && self.closes_now() => {
                 self.checkpoint.close = Close::Clean(key);
                 self.checkpoint.wanted = true;
             }

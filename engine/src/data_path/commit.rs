@@ -49,6 +49,11 @@ pub struct RunningSync {
     pub waiters: Vec<Then>,
 }
 
+/// Durable records that have to say so before a delta is proven.
+fn witnesses() -> usize {
+    if canary::broken(Canary::ProofByOneRecord) { 1 } else { 2 }
+}
+
 /// A record to be written.
 pub struct NewRecord {
     /// Which.
@@ -234,7 +239,7 @@ impl Commit {
     /// Calls `then` when all deltas so far are written, or gives it back if they are. For whoever is answered because
     /// of what they did: the answer must not outlive them.
     pub fn follow(&mut self, then: Then) -> Option<Then> {
-        if self.written.number >= self.queued {
+        if self.written.number >= self.queued || canary::broken(Canary::NothingToDoAtOnce) {
             return Some(then);
         }
         self.followers.push_back((self.queued, then));
@@ -269,8 +274,9 @@ impl Commit {
     pub fn compose_proof(&mut self) -> Option<NewRecord> {
         let wanted = self.proof_wanted;
         let composed = self.in_flight.iter().filter(|record| record.synced >= wanted).count();
-        let due =
-            wanted > self.proven && self.durable.number >= wanted && composed + self.claims_of(wanted) < 2;
+        let due = wanted > self.proven
+            && self.durable.number >= wanted
+            && composed + self.claims_of(wanted) < witnesses();
         (due && self.has_proof_page()).then(|| self.put_record(Vec::new(), Vec::new(), 1))
     }
 
@@ -295,7 +301,7 @@ impl Commit {
         let records = wanted > self.durable.sequence && self.written.sequence >= wanted;
         let deltas = self.proof_wanted > self.durable.number && self.written.number >= self.proof_wanted;
         let durable = records || deltas;
-        let proof = self.proof_wanted > self.proven && self.claims_of(self.proof_wanted) >= 2;
+        let proof = self.proof_wanted > self.proven && self.claims_of(self.proof_wanted) >= witnesses();
         !self.waiters.is_empty() || durable || proof
     }
 
@@ -317,7 +323,8 @@ impl Commit {
         while let Some((_, claim)) =
             self.claims.pop_front_if(|(sequence, _)| *sequence <= sync.covers.sequence)
         {
-            self.proven = self.proven.max(self.last_claim.min(claim));
+            let witnessed = if canary::broken(Canary::ProofByOneRecord) { claim } else { self.last_claim };
+            self.proven = self.proven.max(witnessed.min(claim));
             self.last_claim = claim;
         }
         if self.is_all_synced() {

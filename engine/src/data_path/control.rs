@@ -112,6 +112,14 @@ impl Core {
         }
     }
 
+    /// The record of a volume that has been answered.
+    fn born(&self, volume: VolumeId) -> Result<&VolumeRecord> {
+        if self.unborn.contains(&volume) {
+            return Err(Error::new(ErrorKind::Busy, "it is still being made").at(Place::Volume(volume)));
+        }
+        self.metadata.volumes.active(volume)
+    }
+
     fn delta_for_create(&self, new: &NewVolume, size_bytes: u64) -> Result<(Delta, Vec<VolumeId>)> {
         if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) || size_bytes > VOLUME_BYTES_MAX {
             return Err(Error::invalid(
@@ -152,10 +160,7 @@ impl Core {
         }
         let mut records = Vec::with_capacity(cuts.len());
         for (index, (source, new)) in cuts.iter().enumerate() {
-            let origin = self.metadata.volumes.active(*source)?;
-            if self.unborn.contains(source) {
-                return Err(Error::new(ErrorKind::Busy, "it is still being made").at(Place::Volume(*source)));
-            }
+            let origin = self.born(*source)?;
             if cuts[..index].iter().any(|(_, other)| other.name == new.name) {
                 return Err(Error::new(ErrorKind::Exists, format!("the name '{}' is given twice", new.name)));
             }
@@ -171,14 +176,11 @@ impl Core {
     }
 
     fn delta_for_clone(&self, snapshot: VolumeId, new: &NewVolume) -> Result<(Delta, Vec<VolumeId>)> {
-        let origin = self.metadata.volumes.active(snapshot)?;
+        let origin = self.born(snapshot)?;
         if origin.kind != VolumeKind::Snapshot {
             return Err(
                 Error::invalid("a clone starts from a snapshot; take one first").at(Place::Volume(snapshot))
             );
-        }
-        if self.unborn.contains(&snapshot) {
-            return Err(Error::new(ErrorKind::Busy, "it is still being made").at(Place::Volume(snapshot)));
         }
         let id = self.metadata.next_volume;
         let record = self.new_record(id, VolumeKind::Volume, new)?;
@@ -191,12 +193,9 @@ impl Core {
             return Err(Error::invalid(format!("one request deletes 1 to {CUTS_MAX} volumes")));
         }
         for (index, volume) in volumes.iter().enumerate() {
-            let record = self.metadata.volumes.active(*volume)?;
+            let record = self.born(*volume)?;
             if volumes[..index].contains(volume) {
                 return Err(Error::invalid("a volume is named twice").at(Place::Volume(*volume)));
-            }
-            if self.unborn.contains(volume) {
-                return Err(Error::new(ErrorKind::Busy, "it is still being made").at(Place::Volume(*volume)));
             }
             if let Some(tag) = record.holds.first() {
                 return Err(Error::new(
@@ -210,7 +209,7 @@ impl Core {
     }
 
     fn delta_for_hold(&self, volume: VolumeId, tag: &str) -> Result<(Delta, Vec<VolumeId>)> {
-        let record = self.metadata.volumes.active(volume)?;
+        let record = self.born(volume)?;
         if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.chars().any(char::is_control) {
             return Err(Error::invalid("a tag has 1 to 64 bytes and no control characters"));
         }
@@ -228,7 +227,7 @@ impl Core {
     }
 
     fn delta_for_release(&self, volume: VolumeId, tag: &str) -> Result<(Delta, Vec<VolumeId>)> {
-        let record = self.metadata.volumes.active(volume)?;
+        let record = self.born(volume)?;
         if !record.holds.iter().any(|held| held == tag) {
             return Err(Error::new(ErrorKind::NotFound, format!("'{tag}' does not hold it"))
                 .at(Place::Volume(volume)));

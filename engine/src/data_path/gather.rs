@@ -112,7 +112,10 @@ impl Core {
     }
 
     fn gathered(&mut self, id: u64) {
-        let Some(gather) = self.gathers.remove(&id) else { return };
+        let Some(mut gather) = self.gathers.remove(&id) else { return };
+        if let Err(error) = self.check_healthy() {
+            gather.error.get_or_insert(error);
+        }
         if let Some(error) = gather.error {
             return match gather.after {
                 Some(after) => {
@@ -193,8 +196,9 @@ impl Core {
     }
 
     pub(super) fn note_written(&mut self, block: DataBlock, sectors: SectorMask) {
-        let unsynced = self.unsynced.entry(block).or_default();
-        *unsynced = unsynced.union(sectors);
+        let failed = self.failure.is_some();
+        let noted = if failed { &mut self.lost } else { &mut self.unsynced }.entry(block).or_default();
+        *noted = noted.union(sectors);
     }
 }
 

@@ -132,9 +132,17 @@ impl Core {
                 all.union(SectorMask::range(*first, (bytes.len() as u64 / SECTOR_BYTES) as u32))
             });
             self.note_written(job.block, written);
-            self.publish(job);
+            self.written(job);
         }
         self.check_barriers();
+    }
+
+    /// The data of `job` is written. On a pool that failed meanwhile nobody knows whether it stays.
+    fn written(&mut self, mut job: Box<Job>) {
+        if let Err(error) = self.check_healthy() {
+            job.error.get_or_insert(error);
+        }
+        self.publish(job);
     }
 
     /// The data of `job` is written: makes it visible, or gives the block back.
@@ -217,7 +225,9 @@ impl Core {
 
     /// Queues an applied delta, and notes what it freed, published and made exclusive.
     pub(super) fn append(&mut self, delta: Delta, then: Then) {
-        self.last_delta_ms = self.now_ms;
+        if self.is_proven() {
+            self.unproven_since_ms = self.now_ms;
+        }
         if let Delta::Publish { data_block, sectors, .. } = &delta {
             self.unproven.publish(self.commit.next_number(), *data_block, *sectors);
         }

@@ -168,7 +168,8 @@ pub struct Core {
     /// Sectors whose writes a failed sync may have lost.
     lost: FxHashMap<DataBlock, SectorMask>,
     now_ms: u64,
-    last_delta_ms: u64,
+    /// When the oldest delta that is not proven was appended, or later: when a proof came.
+    unproven_since_ms: u64,
     closing: bool,
 }
 

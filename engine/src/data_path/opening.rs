@@ -171,7 +171,7 @@ impl Core {
             syncing: FxHashMap::default(),
             lost: FxHashMap::default(),
             now_ms: 0,
-            last_delta_ms: 0,
+            unproven_since_ms: 0,
             closing: false,
         }
     }

@@ -95,6 +95,7 @@ impl Core {
     }
 
     fn data_sync_done(&mut self, result: Result<(), DiskError>) {
+        let result = if canary::broken(Canary::FailedSyncIgnored) { Ok(()) } else { result };
         match result {
             Ok(()) => {
                 self.syncing.clear();

@@ -42,6 +42,11 @@ pub struct GrowthState {
 }
 
 impl GrowthState {
+    /// Forgets that the host had no room: the next want asks it again.
+    pub fn ask_again(&mut self) {
+        self.failed = None;
+    }
+
     /// Whether the last try found no room.
     pub fn has_failed(&self) -> bool {
         self.failed.is_some()
@@ -98,6 +103,9 @@ impl Core {
 
     /// The host has no room for one more block: what waits for one fails, and later writes try again.
     fn refuse_block_waiters(&mut self) {
+        if self.space.is_expecting() {
+            return;
+        }
         let error = Error::new(
             ErrorKind::NoSpace,
             "the file system that holds the data file has no room; free some there",
@@ -122,6 +130,7 @@ impl Core {
     pub(super) fn punch_done(&mut self, first: DataBlock, blocks: u64, result: Result<(), DiskError>) {
         self.commit.data_changed();
         self.slab.punching = false;
+        self.slab.ask_again();
         self.space.punched(first, blocks, result.is_ok());
     }
 

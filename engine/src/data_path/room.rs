@@ -7,10 +7,13 @@ use super::{Core, DeltaNumber, Task};
 use crate::error::{Error, ErrorKind};
 use crate::units::Generation;
 
-/// Metadata pages that only unmaps may take, so that a full pool can be emptied.
-const UNMAP_PAGES: u64 = 64;
+/// Metadata pages that only unmaps may take, so that a full pool can be emptied: a few slices of them.
+const UNMAP_PAGES: u64 = 256;
 /// Checkpoints after which pages freed before are free.
 const CHECKPOINTS_TO_RELEASE: u64 = 3;
+
+/// How often the host is asked again, in milliseconds.
+const RETRY_MS: u64 = 1000;
 
 /// What a change may need at worst; or the sum of what is set aside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct RoomState {
     full_since: Option<Generation>,
     /// Something was given back: who waits should try again.
     pub changed: bool,
+    /// When the host was asked again for the last time.
+    pub retried_ms: u64,
     /// The last delta whose proof has been acted upon.
     pub proven: DeltaNumber,
 }
@@ -40,7 +45,7 @@ impl Core {
     /// Sets room aside for a write. If there is none, says to the background what is missing.
     pub(super) fn admit(&mut self, needed: Room) -> bool {
         let checkpoint = self.metadata.checkpoint_pages_at_most() as u64;
-        self.admit_above(needed, 4 * checkpoint + UNMAP_PAGES)
+        self.admit_above(needed, 2 * checkpoint + UNMAP_PAGES)
     }
 
     /// Sets room aside for a change that frees something, down to what checkpoints need.
@@ -95,6 +100,9 @@ impl Core {
 
     /// Whether the metadata file cannot grow, and checkpoints have released all that was freed.
     fn metadata_is_full(&self) -> bool {
+        if !self.growth.has_failed() {
+            return false;
+        }
         let since = self.room.full_since.map(|generation| generation.0 + CHECKPOINTS_TO_RELEASE);
         since.is_some_and(|generation| self.metadata.forest.building.0 > generation)
     }
@@ -111,6 +119,8 @@ impl Core {
         }
         // A deletion was answered: it goes on whenever there is room.
         if self.metadata_is_full() && !task.is_deletion() {
+            // The next one asks the host again.
+            self.growth.ask_again();
             let error = Error::new(
                 ErrorKind::NoSpace,
                 "the metadata file is full and cannot grow; delete snapshots or volumes, or give its file system room",
@@ -146,6 +156,16 @@ impl Core {
             self.commit.want_proof(number);
         }
         self.waiting_for_block.push_back(task);
+    }
+
+    /// Once a second the host is asked again for those who wait for room, and what failed in the background goes on.
+    pub(super) fn retry_when_due(&mut self) {
+        if self.waiting_for_room.is_empty() || self.now_ms < self.room.retried_ms + RETRY_MS {
+            return;
+        }
+        self.room.retried_ms = self.now_ms;
+        self.growth.ask_again();
+        self.room.changed = true;
     }
 
     /// Wakes whoever what has become true lets go on.

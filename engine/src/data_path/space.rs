@@ -76,10 +76,12 @@ impl Space {
 
     /// Whether a block may become ready without anybody freeing more.
     pub fn has_prospects(&self) -> bool {
-        self.counts.holes > 0
-            || self.counts.punching > 0
-            || !self.freed.is_empty()
-            || !self.pinned_free.is_empty()
+        self.counts.holes > 0 || self.is_expecting()
+    }
+
+    /// Whether freed blocks are on their way, so that something happens also if the host gives nothing.
+    pub fn is_expecting(&self) -> bool {
+        self.counts.punching > 0 || !self.freed.is_empty() || !self.pinned_free.is_empty()
     }
 
     /// The newest delta that freed a block which is not free yet.

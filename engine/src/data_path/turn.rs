@@ -19,6 +19,7 @@ impl Core {
             self.run_ready();
             self.stop_at_damage();
             self.prove_when_due();
+            self.retry_when_due();
             self.compose();
             self.run_checkpoint();
             self.run_reclaim();
@@ -80,15 +81,15 @@ impl Core {
         self.submit_operation(Side::Data, write, Pending::Record(record.sequence));
     }
 
-    /// Wants a proof after idleness, when free blocks are short, and before recovery would have too much to check.
+    /// Wants a proof after a while, when free blocks are short, and before recovery would have too much to check.
     fn prove_when_due(&mut self) {
         let newest = self.commit.newest();
         if newest <= self.commit.proven {
             return;
         }
-        let idle = self.now_ms.saturating_sub(self.last_delta_ms) >= self.options.proof_idle_ms;
+        let old = self.now_ms.saturating_sub(self.unproven_since_ms) >= self.options.proof_after_ms;
         let much = self.unproven.bytes() * 2 >= self.options.unproven_limit_bytes;
-        if idle || much {
+        if old || much {
             self.commit.want_proof(newest);
         }
         let short = self.space.ready() == 0;
@@ -106,6 +107,7 @@ impl Core {
         let proven = self.commit.proven;
         if proven > self.room.proven {
             self.room.proven = proven;
+            self.unproven_since_ms = self.now_ms;
             self.room.changed = true;
             self.unproven.prove(proven);
             self.space.prove(proven);

@@ -94,10 +94,13 @@ impl Core {
     }
 
     pub(super) fn unmap(&mut self, task: UnmapTask) {
-        let Some(record) = self.metadata.volumes.get(task.volume) else {
-            return self.unmap_ends(&task, Err(super::fail::gone(task.volume)));
-        };
         let for_deletion = task.then == UnmapThen::Forget;
+        let Some(record) = self.metadata.volumes.get(task.volume) else {
+            if !for_deletion {
+                self.unmap_ends(&task, Err(super::fail::gone(task.volume)));
+            }
+            return;
+        };
         if record.state == VolumeState::Deleting && !for_deletion {
             return self.unmap_ends(&task, Err(super::fail::gone(task.volume)));
         }
@@ -149,10 +152,12 @@ impl Core {
             return self.wait_for_room(Task::Unmap(task));
         }
         let delta = Delta::Unmap { volume: task.volume, first, last: reach };
+        let before = self.mapped_blocks(task.volume);
         match self.apply(&delta) {
             Ok(()) => {
                 self.settle(needed);
                 self.metadata_was_freed();
+                self.checkpoint.note_unmapped(before - self.mapped_blocks(task.volume));
                 self.append_slice(task, delta, reach);
             }
             Err(fault) => {
@@ -160,6 +165,11 @@ impl Core {
                 self.put_off(fault, Task::Unmap(task));
             }
         }
+    }
+
+    fn mapped_blocks(&self, volume: VolumeId) -> u64 {
+        let root = self.metadata.volumes.get(volume).and_then(|record| record.root);
+        root.map_or(0, |(_, pointer)| pointer.mapped)
     }
 
     /// The next slice goes on when this one's record is written, so that one turn does not hold everybody up.
@@ -176,7 +186,11 @@ impl Core {
             (UnmapThen::Part(key), Ok(())) => self.nothing_to_do(key),
             (UnmapThen::Part(key), Err(error)) => self.part_done(key, Err(error)),
             (UnmapThen::Forget, Ok(())) => self.forget(task.volume),
-            // A damaged tree keeps what it maps: the next opening or a repair goes on.
+            // It was answered, so it is tried again now and then; what is damaged keeps what it maps.
+            (UnmapThen::Forget, Err(_)) if self.failure.is_none() => {
+                let again = self.deletion(task.volume);
+                self.waiting_for_room.push_back(Task::Unmap(again));
+            }
             (UnmapThen::Forget, Err(_)) => {}
         }
     }

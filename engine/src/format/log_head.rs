@@ -30,6 +30,11 @@ pub struct LogHead {
 }
 
 impl LogHead {
+    /// Whether a page starts as a log head of any pool does.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC)
+    }
+
     /// A page with this head.
     pub fn encode(&self) -> Buffer {
         let mut out = Writer::with_capacity(PAYLOAD_BYTES);

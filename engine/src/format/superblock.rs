@@ -63,6 +63,11 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// Whether a page starts as a superblock of any version does.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC)
+    }
+
     /// A page with this superblock.
     pub fn encode(&self) -> Buffer {
         let mut out = Writer::with_capacity(PAYLOAD_BYTES);

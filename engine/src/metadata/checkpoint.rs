@@ -37,6 +37,9 @@ pub struct SlotFacts {
     pub owner: Owner,
 }
 
+/// Overflow leaves that shadowing one mapping leaf may add: its blocks may all pass 254 at once.
+const OVERFLOW_GROWTH: usize = 16 * 1024 / OVERFLOWS_PER_LEAF + 1;
+
 /// The four index trees of counts.
 #[derive(Default)]
 pub(super) struct CountTrees {
@@ -51,21 +54,14 @@ impl CountTrees {
         [&self.data, &self.data_overflow, &self.pages, &self.page_overflow].into_iter()
     }
 
-    /// Every leaf and inner page of counts, were all of them written, and some for growth.
+    /// Every leaf and inner page of counts, were all of them written: one slice of an unmap may change as many.
     pub fn pages_at_most(&self, forest: &Forest) -> usize {
-        let leaves = |len: u64| len.div_ceil(COUNTS_PER_LEAF) as usize;
-        let overflow = |counts: &Counts| counts.overflow_len().div_ceil(OVERFLOWS_PER_LEAF);
-        let inner = |leaves: usize| inner_pages(leaves);
-        let inner = inner(leaves(forest.data_counts.len()))
-            + inner(leaves(forest.page_counts.len()))
-            + inner(overflow(&forest.data_counts))
-            + inner(overflow(&forest.page_counts));
-        let data = forest.data_counts.changed_leaves().len().max(1).min(leaves(forest.data_counts.len()));
-        data + leaves(forest.page_counts.len())
-            + overflow(&forest.data_counts)
-            + overflow(&forest.page_counts)
-            + inner
-            + 16
+        let whole = |counts: &Counts| {
+            let leaves = counts.len().div_ceil(COUNTS_PER_LEAF) as usize;
+            let overflow = counts.overflow_len().div_ceil(OVERFLOWS_PER_LEAF) + OVERFLOW_GROWTH;
+            leaves + inner_pages(leaves) + overflow + inner_pages(overflow)
+        };
+        whole(&forest.data_counts) + whole(&forest.page_counts)
     }
 }
 

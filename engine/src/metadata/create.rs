@@ -4,13 +4,13 @@
 
 use super::checkpoint::{CountTrees, Frozen, SlotFacts};
 use super::files::Files;
-use super::log_ring::LogRing;
+use super::log_ring::{LOG_HEAD_PAGES, LogRing};
 use super::tree::{Fault, Forest};
 use super::{LOG_VOLUME, Metadata, VolumeTable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     Extent, FIRST_FREE_PAGE, FORMAT_VERSION, LogHead, Properties, ROOT_SLOT_PAGES, RootSlot,
-    SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord, VolumeState,
+    SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord, VolumeState, WINDOW_BLOCKS,
 };
 use crate::options::{CreateOptions, Owner};
 use crate::storage::{Buffer, Disk};
@@ -59,20 +59,26 @@ fn check_options(options: &CreateOptions) -> Result<()> {
     Ok(())
 }
 
+/// Whatever version or features it has, a pool is not written over, nor is a data file whose metadata is elsewhere.
 fn refuse_existing(files: &mut Files<'_>) -> Result<()> {
-    if files.metadata.size_bytes() < PAGE_BYTES as u64 {
-        return Ok(());
-    }
-    match files.superblock() {
-        Err(error) if error.kind() == ErrorKind::Unsupported && !error.message().contains("version") => {
-            Ok(())
+    let page_bytes = PAGE_BYTES as u64;
+    for page in SUPERBLOCK_PAGES {
+        let fits = page.offset_bytes() + page_bytes <= files.metadata.size_bytes();
+        if fits && Superblock::is_one(&files.metadata.read(page.offset_bytes(), PAGE_BYTES)?) {
+            return Err(exists("the metadata file"));
         }
-        Err(error) if error.kind() == ErrorKind::Io => Err(error),
-        _ => Err(Error::new(
-            ErrorKind::Exists,
-            "the metadata file holds a pool already; remove it first if you mean it",
-        )),
     }
+    for page in 0..LOG_HEAD_PAGES {
+        let fits = (page + 1) * page_bytes <= files.data.size_bytes();
+        if fits && LogHead::is_one(&files.data.read(page * page_bytes, PAGE_BYTES)?) {
+            return Err(exists("the data file"));
+        }
+    }
+    Ok(())
+}
+
+fn exists(file: &str) -> Error {
+    Error::new(ErrorKind::Exists, format!("{file} belongs to a pool already; remove it first if you mean it"))
 }
 
 fn first_state(options: &CreateOptions, log: Extent) -> Result<Metadata> {
@@ -89,7 +95,8 @@ fn first_state(options: &CreateOptions, log: Extent) -> Result<Metadata> {
     for page in 0..FIRST_FREE_PAGE.0 {
         state.forest.page_counts.increment(page)?;
     }
-    let room = 4 * state.checkpoint_pages_at_most() as u64 + 4 * log.blocks.div_ceil(16 * 1024) + 32;
+    // What checkpoints need; the file grows with the first write.
+    let room = 2 * state.checkpoint_pages_at_most() as u64 + 4 * log.blocks.div_ceil(WINDOW_BLOCKS) + 64;
     state.forest.grow_pages(room.max(PAGES_AT_LEAST));
     state.forest.start_generation(Generation(1));
     state.volumes.insert(log_volume(&log, options.created_unix_s))?;

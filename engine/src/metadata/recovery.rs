@@ -59,7 +59,8 @@ pub struct Fallback {
 pub fn recover(files: &mut Files<'_>) -> Result<Recovered> {
     let superblock = files.superblock()?;
     let [newest, other] = files.root_slots(&superblock.pool);
-    let generation = newest.as_ref().map_or(Generation(0), |slot| slot.generation);
+    let (generation, reached) =
+        newest.as_ref().map_or_else(|_| Default::default(), |slot| (slot.generation, slot.sequence));
     let first = newest.and_then(|slot| {
         let building = Generation(slot.generation.0 + 1);
         recover_from(files, &superblock, slot, other.as_ref().ok(), building)
@@ -68,7 +69,9 @@ pub fn recover(files: &mut Files<'_>) -> Result<Recovered> {
         (Ok(found), _) => Ok(found),
         // Either slot plus the log gives the present; an older log that does not reach it refuses by itself.
         (Err(error), Ok(slot)) if error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::Io => {
-            fall_back(files, &superblock, slot, generation, error)
+            let found = fall_back(files, &superblock, slot, generation, error.clone())?;
+            // The newest slot says how far the present reaches, also when what hangs on it is bad.
+            if found.sequence < reached { Err(error) } else { Ok(found) }
         }
         (Err(error), _) => Err(error),
     }

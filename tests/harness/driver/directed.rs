@@ -1,6 +1,7 @@
-//! Trials for breaks that random runs meet too rarely: a bit that rots at rest, and a read that is very slow.
+//! Trials for breaks that random runs meet too rarely: a bit that rots at rest, a read that is very slow, a sharer that
+//! leaves just before a cut, a proof of which one record is lost.
 //!
-//! Owns two schedules. Each is right by itself and goes wrong when one rule is broken.
+//! Owns these schedules. Each is right by itself and goes wrong when one rule is broken.
 
 use super::faults::judge;
 use super::machine::Machine;
@@ -98,6 +99,89 @@ pub fn slow_read_of_a_former_owner(seed: u64) -> Check<Stats> {
     Ok(Stats { recoveries: 1, ..Stats::default() })
 }
 
+/// A clone gives a block up, and before the record of that is written its only other owner overwrites the block; then the
+/// power fails. The clone must have what it had.
+///
+/// # Errors
+/// If it has what the other owner wrote.
+pub fn cut_before_the_last_sharer_left(seed: u64) -> Check<Stats> {
+    let config = RunConfig::quiet(seed);
+    let mut pool = HandPool::new(&config)?;
+    let volume = pool.create(0)?;
+    pool.write(volume, 1)?;
+    let snapshot = pool.created(Request::Snapshot { cuts: vec![(volume, named("v@s", 2))] })?;
+    let clone = pool.created(Request::Clone { snapshot, new: named("c", 3) })?;
+    pool.ask(Request::Delete { volumes: vec![snapshot] })?;
+    pool.rest();
+
+    let whole =
+        Request::Discard { volume: clone, offset_bytes: 0, length_bytes: 16 * PAGE_BYTES, fua: false };
+    pool.submit(whole);
+    let _lost = pool.hold_next(|operation| matches!(operation, Operation::Write { .. }))?;
+    pool.submit(Request::Write { volume, offset_bytes: 0, bytes: content(2), fua: false });
+    pool.rest();
+
+    let mut pool = pool.reopened(&config)?;
+    match pool.ask(Request::Read { volume: clone, offset_bytes: 0, length_bytes: PAGE_BYTES })? {
+        Outcome::Data(segments) if is_content(&segments, 1) => {
+            Ok(Stats { recoveries: 1, ..Stats::default() })
+        }
+        other => Err(Violation(format!("the clone holds what it never had: {other:?}"))),
+    }
+}
+
+/// A write hangs in the disk while its volume is deleted and the block is freed; another volume takes a block and writes.
+/// When the old write lands at last, the new one must be whole.
+///
+/// # Errors
+/// If it is not.
+pub fn late_write_to_a_freed_block(seed: u64) -> Check<Stats> {
+    let mut pool = HandPool::new(&RunConfig::quiet(seed))?;
+    let volume = pool.create(0)?;
+    pool.write(volume, 1)?;
+    pool.rest();
+    pool.submit(Request::Write { volume, offset_bytes: 0, bytes: content(2), fua: false });
+    let late = pool.hold_next(|operation| matches!(operation, Operation::Write { .. }))?;
+    pool.ask(Request::Delete { volumes: vec![volume] })?;
+    pool.rest();
+    let other = pool.created(Request::CreateVolume { new: named("w", 4), size_bytes: 1 << 20 })?;
+    pool.write(other, 3)?;
+    pool.carry_out(late);
+    pool.rest();
+    match pool.ask(Request::Read { volume: other, offset_bytes: 0, length_bytes: PAGE_BYTES })? {
+        Outcome::Data(segments) if is_content(&segments, 3) => {
+            Ok(Stats { recoveries: 1, ..Stats::default() })
+        }
+        other => Err(Violation(format!("a late write landed in another volume: {other:?}"))),
+    }
+}
+
+/// The device loses the first record of a proof against its word; then what was proven is overwritten, flushed, and the
+/// process dies. What was flushed is there, or the pool refuses.
+///
+/// # Errors
+/// If anything else is read.
+pub fn one_witness_is_lost(seed: u64) -> Check<Stats> {
+    let config = RunConfig::quiet(seed);
+    let mut pool = HandPool::new(&config)?;
+    let volume = pool.create(0)?;
+    pool.rest();
+    pool.write_at_once(volume, 1)?;
+    pool.now_ms += 2000;
+    let (_, ticket, operation) = pool.hold_next(|operation| matches!(operation, Operation::Write { .. }))?;
+    pool.core.complete(Completion { ticket, operation, result: Ok(()) });
+    pool.rest();
+    pool.write_at_once(volume, 2)?;
+
+    let Ok(mut pool) = pool.reopened(&config) else { return Ok(Stats::default()) };
+    match pool.ask(Request::Read { volume, offset_bytes: 0, length_bytes: PAGE_BYTES })? {
+        Outcome::Data(segments) if is_content(&segments, 2) => {
+            Ok(Stats { recoveries: 1, ..Stats::default() })
+        }
+        other => Err(Violation(format!("a flushed write is gone: {other:?}"))),
+    }
+}
+
 fn named(name: &str, uuid: u8) -> NewVolume {
     NewVolume { name: name.to_owned(), uuid: [uuid; 16], created_unix_s: 0 }
 }
@@ -158,16 +242,45 @@ impl HandPool {
     }
 
     fn hold_next_read(&mut self) -> Check<(Side, Ticket, Operation)> {
+        self.hold_next(|operation| matches!(operation, Operation::Read { .. }))
+    }
+
+    /// The next operation of the data file that `wanted` accepts; what comes before is carried out.
+    fn hold_next(&mut self, wanted: impl Fn(&Operation) -> bool) -> Check<(Side, Ticket, Operation)> {
         // Pages that are not in memory are read first.
         for _ in 0..100 {
             self.core.turn(self.now_ms);
             match self.core.next_operation() {
-                Some(operation @ (Side::Data, _, Operation::Read { .. })) => return Ok(operation),
+                Some(next) if next.0 == Side::Data && wanted(&next.2) => return Ok(next),
                 Some(other) => self.carry_out(other),
                 None => {}
             }
         }
-        Err(Violation::new("the read reads nothing"))
+        Err(Violation::new("the operation that was waited for never came"))
+    }
+
+    /// Writes and flushes, and does nothing else: no time passes in which a proof might come.
+    fn write_at_once(&mut self, volume: VolumeId, byte: u8) -> Check {
+        let id = self.submit(Request::Write { volume, offset_bytes: 0, bytes: content(byte), fua: true });
+        for _ in 0..200 {
+            self.core.turn(self.now_ms);
+            if let Some(operation) = self.core.next_operation() {
+                self.carry_out(operation);
+            }
+            self.replies.extend(std::iter::from_fn(|| self.core.next_reply()));
+            if self.replies.iter().any(|(answered, _)| *answered == id) {
+                break;
+            }
+        }
+        self.reply(id)?.map(drop).map_err(|error| Violation(format!("a write failed: {error}")))
+    }
+
+    /// The pool after the death of its process; what was held back never happened.
+    fn reopened(self, config: &RunConfig) -> Check<Self> {
+        let (mut data, mut metadata) = (self.data, self.metadata);
+        let core = vellum_engine::open(&mut data, &mut metadata, &config.open)
+            .map_err(|error| Violation(format!("the pool does not open: {error}")))?;
+        Ok(Self { core, data, metadata, replies: Vec::new(), next_id: 0, now_ms: 0 })
     }
 
     fn reply(&mut self, id: RequestId) -> Check<Reply> {
