@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What was done.
 #[derive(Clone, Debug, Default)]
@@ -121,11 +121,13 @@ impl Campaign {
                 return;
             }
             let seed = self.first_seed + index;
-            let begin = Instant::now();
+            let begin = time_on_a_core();
             let result = guarded(|| job(seed));
             let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             match result {
-                Ok(stats) => total.0.add(&Stats { runs: 1, busy: begin.elapsed(), ..stats }),
+                Ok(stats) => {
+                    total.0.add(&Stats { runs: 1, busy: time_on_a_core().saturating_sub(begin), ..stats })
+                }
                 Err(violation) => {
                     if total.1.as_ref().is_none_or(|failure| seed < failure.seed) {
                         total.1 = Some(Failure { seed, violation });
@@ -177,4 +179,11 @@ pub fn only_seed() -> Option<u64> {
 /// How many times the default number of seeds the environment asks for.
 pub fn multiplier() -> u64 {
     std::env::var("VELLUM_SEEDS").map_or(1, |text| text.parse().expect("VELLUM_SEEDS is a number"))
+}
+
+/// How long this thread has run on a core: what else runs on the machine does not count.
+fn time_on_a_core() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split_whitespace().next().and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("the kernel tells how long a thread has run"))
 }
