@@ -114,6 +114,7 @@ pub fn all(depth: u8) -> Vec<Scope> {
             concurrency: 1,
             // Proofs come with the records of later requests.
             budget: Budget { operations: 4, proofs: 0, ..FEW },
+            operations_after_crash: 2,
             ..BASE
         },
         Scope { name: "shared block", concurrency: 1, start: || at_rest(1, &[&[(0, 1)], &[(0, 1)]]), ..BASE },
