@@ -104,7 +104,7 @@ impl Core {
         }
     }
 
-    /// Whether deltas wait for a proof that idleness would bring. For drivers that advance time.
+    /// Whether every delta is proven. If not, time brings the proof: drivers have to go on calling [`Core::turn`].
     pub fn is_proven(&self) -> bool {
         self.commit.proven >= self.commit.newest()
     }

@@ -1,6 +1,6 @@
 //! One turn: what has become possible is decided, and what has been decided is put into operations.
 //!
-//! Owns the order of a turn, and the idle proof. Call it after every batch of requests and completions.
+//! Owns the order of a turn, and when a proof is due. Call it after every batch of requests and completions.
 
 use super::commit::NewRecord;
 use super::operations::Pending;

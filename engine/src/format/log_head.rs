@@ -1,4 +1,5 @@
-//! The log head: the first page of the log, by which a data file is known to belong to its metadata.
+//! The log heads: the first two pages of the log, written in turn. By them a data file is known to belong to its
+//! metadata.
 //!
 //! Owns the words for a wrong data file. Says nothing of where records are; the root slot does.
 
