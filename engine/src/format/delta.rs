@@ -316,6 +316,20 @@ mod tests {
         }
     }
 
+    /// A newer program's longer delta must not be replayed by half.
+    #[test]
+    fn an_unknown_tail_is_unsupported() {
+        for delta in [Delta::Forget { volume: VolumeId(7) }, Delta::Delete { volumes: vec![VolumeId(7)] }] {
+            let mut bytes = Vec::new();
+            delta.encode_into(&mut bytes);
+            bytes.push(1);
+            let body_bytes = (bytes.len() - HEADER_BYTES) as u16;
+            bytes[2..4].copy_from_slice(&body_bytes.to_le_bytes());
+            let refused = Delta::read(&mut Reader::new(&bytes)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        }
+    }
+
     #[test]
     fn an_unknown_kind_is_unsupported() {
         let mut bytes = encode(&Delta::Forget { volume: VolumeId(1) });
