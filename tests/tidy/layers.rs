@@ -24,9 +24,11 @@ const MODULES: [(&str, &str); 12] = [
 ];
 
 /// A package and the packages of this workspace that it may depend on.
-const PACKAGES: [(&str, &[&str]); 4] = [
+const PACKAGES: [(&str, &[&str]); 6] = [
     ("vellum-engine", &[]),
-    ("vellum-tests", &["vellum-engine"]),
+    ("vellum-nbd-server", &["vellum-engine"]),
+    ("vellum-cli", &["vellum-engine", "vellum-nbd-server"]),
+    ("vellum-tests", &["vellum-engine", "vellum-nbd-server"]),
     ("vellum-benches", &["vellum-engine", "vellum-tests"]),
     ("vellum-fuzz", &["vellum-engine"]),
 ];

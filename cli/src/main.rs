@@ -1,0 +1,5 @@
+//! The command `vellum`.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

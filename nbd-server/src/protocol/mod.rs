@@ -1,0 +1,1 @@
+//! The NBD protocol as a server speaks it, without I/O.
