@@ -1,161 +1,54 @@
-//! A regular file as a disk: pread, pwrite, fdatasync and fallocate, every operation complete at once.
+//! A regular file or block device as a disk: every operation complete at once, on the thread that submits it.
 //!
-//! Owns the open file and its lock: whoever opens for writing is alone, in this process too, and those who only
-//! read share. The lock sits on the open file description that does the I/O, so it lives as long as anything that
-//! could still write. Never retries a failed sync, never looks into the bytes. Read next: `mod.rs`.
+//! For tools, recovery and tests, which do one thing at a time. Read next: `disk_file.rs`, `file_io.rs`.
 
-use super::{Completion, Disk, DiskError, Operation, Ticket};
-use crate::error::{Error, ErrorKind, Result};
-use rustix::fs::{FallocateFlags, SeekFrom};
+use super::{CacheMode, Completion, Disk, DiskFile, Operation, Ticket};
+use crate::error::Result;
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
-const ZEROS_BYTES: u64 = 1 << 20;
-
-/// A regular file as a disk.
-///
-/// Whoever writes near a file size limit must ignore SIGXFSZ; the limit then shows as [`DiskError::NoSpace`].
+/// A file or block device as a disk that does one operation at a time.
 #[derive(Debug)]
 pub struct FileDisk {
-    file: File,
-    size_bytes: u64,
+    file: Arc<DiskFile>,
     completed: VecDeque<Completion>,
 }
 
 impl FileDisk {
-    /// Makes a sparse file of `size_bytes` that only its owner may read and write, and opens it for writing.
-    ///
-    /// Once this returns, the file's name and size survive a power loss. [`ErrorKind::Exists`] if the name is taken;
-    /// after any other error the file is gone again.
+    /// Makes a sparse file, as [`DiskFile::create`] does, in mode `Writeback`.
     pub fn create(path: impl AsRef<Path>, size_bytes: u64) -> Result<Self> {
-        let path = path.as_ref();
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
-        let file = file.map_err(|cause| open_error(path, &cause))?;
-        lock(path, file.try_lock())?;
-        let prepared =
-            file.set_len(size_bytes).and_then(|()| file.sync_all()).and_then(|()| sync_parent(path));
-        match prepared {
-            Ok(()) => Ok(Self { file, size_bytes, completed: VecDeque::new() }),
-            Err(cause) => {
-                // The first error is the one to tell; a file that stays behind is visible enough.
-                let _ = std::fs::remove_file(path);
-                Err(open_error(path, &cause))
-            }
-        }
+        Ok(Self::over(Arc::new(DiskFile::create(path, size_bytes, CacheMode::Writeback)?)))
     }
 
-    /// Opens a file for reading and writing. [`ErrorKind::InUse`] if anybody has it open, for reading included.
+    /// Opens for reading and writing, as [`DiskFile::open`] does, in mode `Writeback`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = open_file(path, OpenOptions::new().read(true).write(true))?;
-        lock(path, file.try_lock())?;
-        Self::from_locked(path, file)
+        Ok(Self::over(Arc::new(DiskFile::open(path, CacheMode::Writeback)?)))
     }
 
-    /// Opens a file for reading. Any number of readers share it; [`ErrorKind::InUse`] if somebody writes.
-    ///
-    /// Operations that would change the file fail with [`DiskError::Io`].
+    /// Opens for reading, as [`DiskFile::open_read_only`] does.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = open_file(path, OpenOptions::new().read(true))?;
-        lock(path, file.try_lock_shared())?;
-        Self::from_locked(path, file)
+        Ok(Self::over(Arc::new(DiskFile::open_read_only(path)?)))
     }
 
-    fn from_locked(path: &Path, file: File) -> Result<Self> {
-        // Asked for only now: before the lock was ours somebody could have extended the file.
-        let size_bytes = file.metadata().map_err(|cause| open_error(path, &cause))?.len();
-        Ok(Self { file, size_bytes, completed: VecDeque::new() })
+    /// A disk over what is open already.
+    pub fn over(file: Arc<DiskFile>) -> Self {
+        Self { file, completed: VecDeque::new() }
     }
 
-    fn perform(&mut self, operation: &mut Operation) -> std::result::Result<(), DiskError> {
-        match operation {
-            Operation::Read { offset_bytes, buffer } => self.file.read_exact_at(buffer, *offset_bytes)?,
-            Operation::Write { offset_bytes, bytes } => {
-                self.check_end(*offset_bytes, bytes.len() as u64)?;
-                self.file.write_all_at(bytes, *offset_bytes)?;
-            }
-            Operation::Sync => self.file.sync_data()?,
-            Operation::Punch { length_bytes: 0, .. } | Operation::Allocate { length_bytes: 0, .. } => {}
-            Operation::Punch { offset_bytes, length_bytes } => {
-                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                self.fallocate(mode, *offset_bytes, *length_bytes)?;
-            }
-            Operation::Allocate { offset_bytes, length_bytes } => {
-                self.allocate(*offset_bytes, *length_bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_end(&self, offset_bytes: u64, length_bytes: u64) -> std::result::Result<(), DiskError> {
-        match offset_bytes.checked_add(length_bytes) {
-            Some(end) if end <= self.size_bytes => Ok(()),
-            _ => Err(DiskError::Short),
-        }
-    }
-
-    fn allocate(&mut self, offset_bytes: u64, length_bytes: u64) -> io::Result<()> {
-        let allocated = match self.fallocate(FallocateFlags::empty(), offset_bytes, length_bytes) {
-            Err(cause) if cause.kind() == io::ErrorKind::Unsupported => {
-                self.allocate_by_writing(offset_bytes, length_bytes)
-            }
-            other => other,
-        };
-        // Also after an error: part of the range may have been added.
-        self.size_bytes = self.file.metadata()?.len();
-        allocated
-    }
-
-    /// For file systems without fallocate: writes zeros where nothing is stored yet.
-    fn allocate_by_writing(&self, offset_bytes: u64, length_bytes: u64) -> io::Result<()> {
-        let end = offset_bytes.checked_add(length_bytes).ok_or(io::ErrorKind::FileTooLarge)?;
-        let old_end = end.min(self.size_bytes);
-        let mut at = offset_bytes;
-        while at < old_end {
-            let hole = self.seek(SeekFrom::Hole(at))?.min(old_end);
-            at = if hole < old_end { self.seek(SeekFrom::Data(hole))?.min(old_end) } else { old_end };
-            self.write_zeros(hole, at)?;
-        }
-        self.write_zeros(offset_bytes.max(self.size_bytes), end)
-    }
-
-    /// Where the next hole or data begins; the end of the file where there is no more of it.
-    fn seek(&self, target: SeekFrom) -> io::Result<u64> {
-        match rustix::fs::seek(&self.file, target) {
-            Err(rustix::io::Errno::NXIO) => Ok(self.size_bytes),
-            other => Ok(other?),
-        }
-    }
-
-    fn write_zeros(&self, start: u64, end: u64) -> io::Result<()> {
-        let zeros = vec![0; end.saturating_sub(start).min(ZEROS_BYTES) as usize];
-        let mut at = start;
-        while at < end {
-            let length = (end - at).min(ZEROS_BYTES);
-            self.file.write_all_at(&zeros[..length as usize], at)?;
-            at += length;
-        }
-        Ok(())
-    }
-
-    fn fallocate(&self, mode: FallocateFlags, offset_bytes: u64, length_bytes: u64) -> io::Result<()> {
-        let call = || rustix::fs::fallocate(&self.file, mode, offset_bytes, length_bytes);
-        Ok(rustix::io::retry_on_intr(call)?)
+    /// What it stands on.
+    pub fn file(&self) -> &Arc<DiskFile> {
+        &self.file
     }
 }
 
 impl Disk for FileDisk {
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.file.size_bytes()
     }
 
     fn submit(&mut self, ticket: Ticket, mut operation: Operation) {
-        let result = self.perform(&mut operation);
+        let result = self.file.perform(&mut operation);
         self.completed.push_back(Completion { ticket, operation, result });
     }
 
@@ -164,61 +57,13 @@ impl Disk for FileDisk {
     }
 }
 
-impl From<io::Error> for DiskError {
-    fn from(cause: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        match cause.kind() {
-            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::NoSpace,
-            Kind::UnexpectedEof | Kind::WriteZero => Self::Short,
-            Kind::Unsupported => Self::Unsupported,
-            _ => Self::Io(cause.raw_os_error()),
-        }
-    }
-}
-
-fn open_file(path: &Path, options: &OpenOptions) -> Result<File> {
-    // Looked at before it is opened: opening a pipe would wait for its other end.
-    let metadata = std::fs::metadata(path).map_err(|cause| open_error(path, &cause))?;
-    if !metadata.is_file() {
-        let message = format!("{}: not a regular file", path.display());
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    options.open(path).map_err(|cause| open_error(path, &cause))
-}
-
-fn lock(path: &Path, locked: std::result::Result<(), TryLockError>) -> Result<()> {
-    match locked {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            let message = format!("{}: opened elsewhere; close it there first", path.display());
-            Err(Error::new(ErrorKind::InUse, message))
-        }
-        Err(TryLockError::Error(cause)) => Err(open_error(path, &cause)),
-    }
-}
-
-/// Without this a power loss could take the name of a new file.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn open_error(path: &Path, cause: &io::Error) -> Error {
-    use io::ErrorKind as Cause;
-    let kind = match cause.kind() {
-        Cause::NotFound => ErrorKind::NotFound,
-        Cause::AlreadyExists => ErrorKind::Exists,
-        Cause::StorageFull | Cause::QuotaExceeded | Cause::FileTooLarge => ErrorKind::NoSpace,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, format!("{}: {cause}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Blocking, Buffer};
+    use super::super::{Blocking, Buffer, DiskError};
     use super::*;
+    use crate::error::ErrorKind;
     use bytes::Bytes;
+    use std::io;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::path::PathBuf;
 
@@ -277,7 +122,7 @@ mod tests {
     fn the_lock_lives_as_long_as_the_last_descriptor_that_could_write() {
         let (_directory, path) = directory_and_path();
         let disk = FileDisk::create(&path, 4096).unwrap();
-        let duplicate = disk.file.try_clone().unwrap();
+        let duplicate = disk.file.writer().try_clone().unwrap();
         drop(disk);
         assert_eq!(FileDisk::open(&path).unwrap_err().kind(), ErrorKind::InUse);
         drop(duplicate);
@@ -336,11 +181,11 @@ mod tests {
         let (_directory, path) = directory_and_path();
         let mut disk = FileDisk::create(&path, 3 << 20).unwrap();
         Blocking::data(&mut disk).write(1 << 20, Bytes::from_static(&[9; 65536])).unwrap();
-        disk.allocate_by_writing(65536, (4 << 20) - 65536).unwrap();
+        disk.file.allocate_by_writing(65536, (4 << 20) - 65536).unwrap();
         let metadata = std::fs::metadata(&path).unwrap();
         assert_eq!(metadata.len(), 4 << 20);
         assert!(metadata.blocks() * 512 >= (4 << 20) - 65536);
-        disk.size_bytes = metadata.len();
+        disk.file.refresh_size().unwrap();
         let read = Blocking::data(&mut disk).read(0, 4 << 20).unwrap();
         let expected = |at: usize| if (1 << 20..(1 << 20) + 65536).contains(&at) { 9 } else { 0 };
         assert!(read.iter().enumerate().all(|(at, byte)| *byte == expected(at)));

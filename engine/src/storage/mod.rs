@@ -2,18 +2,28 @@
 //!
 //! A [`Disk`] takes operations that own their buffers and hands them back when they are done, in any order.
 //! What may be assumed of a disk stands in `docs/format.md`; nothing else may be. Never decides, never retries,
-//! never looks into the bytes. Files: `buffer.rs` (aligned memory), `memory_disk.rs`, `file_disk.rs`
-//! (pread and pwrite), `blocking.rs` (one operation at a time, for recovery and tools).
+//! never looks into the bytes. Files: `buffer.rs` (aligned memory), `memory_disk.rs`, `disk_file.rs` (open files and
+//! devices), `file_disk.rs` (one operation at a time on them), `blocking.rs` (the same with waiting, for recovery and
+//! tools), `reactor.rs` (many operations at a time, on files and sockets).
 
 mod blocking;
 mod buffer;
+mod device;
+mod disk_file;
 mod file_disk;
+mod file_io;
 mod memory_disk;
+mod reactor;
+mod ring;
+mod threads;
 
 pub use blocking::Blocking;
 pub use buffer::Buffer;
+pub use device::wipe_signatures;
+pub use disk_file::{CacheMode, DiskFile};
 pub use file_disk::FileDisk;
 pub use memory_disk::{DiskCounters, MemoryDisk};
+pub use reactor::{Event, Reactor, ReactorKind, SocketToken, Waker, reactor};
 
 use bytes::Bytes;
 
