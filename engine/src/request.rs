@@ -47,6 +47,15 @@ pub enum Request {
         /// Answer only when it survives a power loss.
         fua: bool,
     },
+    /// Say what a range consists of, without reading it. The reply is [`Outcome::Extents`].
+    Extents {
+        /// Of which volume or snapshot.
+        volume: VolumeId,
+        /// Where, in bytes.
+        offset_bytes: u64,
+        /// How much, in bytes.
+        length_bytes: u64,
+    },
     /// Make a range read as zeros.
     WriteZeroes {
         /// In which volume.
@@ -129,6 +138,9 @@ pub enum Outcome {
     Done,
     /// What was read, in order; lengths add up to what was asked for.
     Data(Vec<Segment>),
+    /// What the range consists of, from its start on. At least one extent of a range that is not empty; they may end
+    /// before the range does, never behind it.
+    Extents(Vec<Extent>),
     /// The numbers of what was made.
     Created(Vec<VolumeId>),
     /// How many data blocks were freed.
@@ -142,6 +154,17 @@ pub enum Segment {
     Zeros(u64),
     /// These bytes.
     Bytes(Bytes),
+}
+
+/// Neighbouring sectors of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// How long it is.
+    pub length_bytes: u64,
+    /// Whether anything is stored here; if not, it reads as zeros.
+    pub mapped: bool,
+    /// Whether a snapshot or clone has it too, so that a write needs new space.
+    pub shared: bool,
 }
 
 /// What a request came to.

@@ -13,6 +13,7 @@ impl Core {
     pub(super) fn fail_task(&mut self, task: Task, error: &Error) {
         match task {
             Task::Read(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Extents(task) => self.part_done(task.key, Err(error.clone())),
             Task::Write(task) => self.write_done(task, Err(error.clone())),
             Task::Publish(job) => self.fail_job(job, error),
             Task::Clear(task) => self.part_done(task.key, Err(error.clone())),
@@ -63,7 +64,7 @@ impl Core {
         self.locks.drain_waiting(&mut tasks);
         for task in tasks {
             match task {
-                Task::Read(task) => self.ready.push_back(Task::Read(task)),
+                reading @ (Task::Read(_) | Task::Extents(_)) => self.ready.push_back(reading),
                 other => self.fail_task(other, error),
             }
         }

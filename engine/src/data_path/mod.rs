@@ -23,6 +23,7 @@ mod checkpoint;
 mod collapse;
 mod commit;
 mod control;
+mod extents;
 mod fail;
 mod gather;
 mod job;
@@ -79,6 +80,8 @@ pub struct Key(u64);
 pub enum Task {
     /// Read the whole range of a request.
     Read(read::ReadTask),
+    /// Say what a range consists of.
+    Extents(extents::ExtentsTask),
     /// Write into one block.
     Write(write::WriteTask),
     /// Publish what a job has written.
@@ -182,6 +185,11 @@ impl Core {
     /// The next answer.
     pub fn next_reply(&mut self) -> Option<(RequestId, Reply)> {
         self.replies.pop_front()
+    }
+
+    /// Whether something is under way that time alone moves on: drivers go on calling [`Core::turn`] now and then.
+    pub fn wants_time(&self) -> bool {
+        self.failure.is_none() && (!self.is_proven() || !self.waiting_for_room.is_empty())
     }
 
     /// Whether nothing is left to do but wait for requests and time.

@@ -171,7 +171,7 @@ fn sectors_in(source: u64, length_bytes: u64) -> impl Fn(DataBlock) -> SectorMas
 }
 
 /// The runs of sectors of both layers, in order: first sector, sectors, block.
-fn runs_of(mapping: &Mapping) -> Vec<(u32, u32, DataBlock)> {
+pub(super) fn runs_of(mapping: &Mapping) -> Vec<(u32, u32, DataBlock)> {
     let runs = |layer: Layer| layer.mask.runs().map(move |(first, count)| (first, count, layer.block));
     let mut all: Vec<_> = runs(mapping.upper).collect();
     if let Some(lower) = mapping.lower {

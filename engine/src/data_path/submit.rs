@@ -2,7 +2,7 @@
 //!
 //! Owns open requests and their parts. What a part does is `read.rs`, `write.rs`, `unmap.rs`, `control.rs`.
 
-use super::{Core, Key, OpenRequest, Task, Then, collapse, control, read, unmap, write};
+use super::{Core, Key, OpenRequest, Task, Then, collapse, control, extents, read, unmap, write};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::VolumeKind;
 use crate::request::{Outcome, Request, RequestId};
@@ -34,6 +34,12 @@ impl Core {
                 self.check_range(volume, offset_bytes, length_bytes)?;
                 check_length(length_bytes)?;
                 self.start_part(key, Task::Read(read::ReadTask { key, volume, offset_bytes, length_bytes }));
+                Ok(())
+            }
+            Request::Extents { volume, offset_bytes, length_bytes } => {
+                self.check_range(volume, offset_bytes, length_bytes)?;
+                let task = extents::ExtentsTask { key, volume, offset_bytes, length_bytes };
+                self.start_part(key, Task::Extents(task));
                 Ok(())
             }
             Request::Flush => self.start_flush(key),

@@ -35,6 +35,7 @@ impl Core {
         while let Some(task) = self.ready.pop_front() {
             match (task, &self.failure) {
                 (Task::Read(task), _) => self.read(task),
+                (Task::Extents(task), _) => self.extents(task),
                 (other, Some(_)) => self.refuse_task(other),
                 (Task::Write(task), None) => self.write(task),
                 (Task::Publish(job), None) => self.publish(job),

@@ -82,29 +82,41 @@ impl Forest {
         last: VirtualBlock,
         mut visit: impl FnMut(VirtualBlock, Mapping) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
+        self.mappings_and_owners(root, first, last, |block, mapping, _| visit(block, mapping))
+    }
+
+    /// As [`Forest::mappings`], and says of each whether every page on the path to it has a count of 1.
+    pub fn mappings_and_owners(
+        &self,
+        root: &Root,
+        first: VirtualBlock,
+        last: VirtualBlock,
+        mut visit: impl FnMut(VirtualBlock, Mapping, bool) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
         let Some((level, pointer)) = root else { return Ok(()) };
-        self.visit_mappings(pointer, *level, first, last, &mut visit).map(|_| ())
+        self.visit_mappings(pointer, *level, (first, last), true, &mut visit).map(|_| ())
     }
 
     fn visit_mappings(
         &self,
         pointer: &Pointer,
         level: u8,
-        first: VirtualBlock,
-        last: VirtualBlock,
-        visit: &mut impl FnMut(VirtualBlock, Mapping) -> ControlFlow<()>,
+        (first, last): (VirtualBlock, VirtualBlock),
+        exclusive_above: bool,
+        visit: &mut impl FnMut(VirtualBlock, Mapping, bool) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Fault> {
+        let exclusive = exclusive_above && self.page_counts.get(pointer.page.0) == 1;
         match &self.node(pointer, level)?.node {
             Node::Leaf(leaf) => {
                 let from = first.max(leaf.base());
                 let mut inside = leaf.iter_from(from).take_while(|(block, _)| *block <= last);
-                Ok(inside.try_for_each(|(block, mapping)| visit(block, mapping)))
+                Ok(inside.try_for_each(|(block, mapping)| visit(block, mapping, exclusive)))
             }
             Node::Inner(inner) => {
                 let from = inner.child_index(first.0);
                 let children = inner.entries.iter().skip(from).take_while(|(key, _)| *key <= last.0);
                 for (_, child) in children {
-                    if self.visit_mappings(child, level - 1, first, last, visit)?.is_break() {
+                    if self.visit_mappings(child, level - 1, (first, last), exclusive, visit)?.is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
