@@ -30,7 +30,7 @@ const PACKAGES: [(&str, &[&str]); 6] = [
     ("vellum-cli", &["vellum-engine", "vellum-nbd-server"]),
     ("vellum-tests", &["vellum-engine", "vellum-nbd-server"]),
     ("vellum-benches", &["vellum-engine", "vellum-tests"]),
-    ("vellum-fuzz", &["vellum-engine"]),
+    ("vellum-fuzz", &["vellum-engine", "vellum-nbd-server"]),
 ];
 
 const ENGINE: &str = "engine/src/";
