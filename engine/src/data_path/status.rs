@@ -4,7 +4,7 @@
 
 use super::{Core, SpaceCounts};
 use crate::error::Error;
-use crate::format::{VolumeKind, VolumeState};
+use crate::format::{VolumeKind, VolumeRecord, VolumeState};
 use crate::request::Uuid;
 use crate::units::{Sequence, VolumeId};
 
@@ -65,19 +65,12 @@ impl Core {
         let active = self.metadata.volumes.iter().filter(|record| {
             record.state == VolumeState::Active && record.kind != VolumeKind::Hidden && visible(&record.id)
         });
-        active
-            .map(|record| VolumeInfo {
-                id: record.id,
-                uuid: record.uuid,
-                name: record.name.clone(),
-                kind: record.kind,
-                origin: record.origin,
-                size_bytes: record.size_bytes,
-                mapped_blocks: record.root.map_or(0, |(_, pointer)| pointer.mapped),
-                created_unix_s: record.created_unix_s,
-                holds: record.holds.clone(),
-            })
-            .collect()
+        active.map(info).collect()
+    }
+
+    /// The volume or snapshot of this name, with what there is to say about it.
+    pub fn volume(&self, name: &str) -> Option<VolumeInfo> {
+        self.find(name).and_then(|id| self.metadata.volumes.get(id)).map(info)
     }
 
     /// The volume or snapshot of this name.
@@ -107,5 +100,19 @@ impl Core {
     /// Whether every delta is proven. If not, time brings the proof: drivers have to go on calling [`Core::turn`].
     pub fn is_proven(&self) -> bool {
         self.commit.proven >= self.commit.newest()
+    }
+}
+
+fn info(record: &VolumeRecord) -> VolumeInfo {
+    VolumeInfo {
+        id: record.id,
+        uuid: record.uuid,
+        name: record.name.clone(),
+        kind: record.kind,
+        origin: record.origin,
+        size_bytes: record.size_bytes,
+        mapped_blocks: record.root.map_or(0, |(_, pointer)| pointer.mapped),
+        created_unix_s: record.created_unix_s,
+        holds: record.holds.clone(),
     }
 }

@@ -10,7 +10,7 @@ use super::{Buffer, Completion, DiskFile, Operation, Ticket};
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,12 @@ pub trait Reactor {
 /// Ends the wait of a reactor from another thread.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<OwnedFd>);
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Waker {
     /// A waker that the reactor made with it will hear.

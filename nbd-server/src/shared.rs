@@ -1,0 +1,112 @@
+//! What the threads of a server share: the engine behind its lock, and a letter box for each thread.
+//!
+//! Owns the lock. It is held while the engine decides and never across I/O.
+
+use crate::limits::Limits;
+use rustc_hash::FxHashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Instant;
+use vellum_engine::Core;
+use vellum_engine::request::{Reply, Request};
+use vellum_engine::storage::{DiskFile, Waker};
+use vellum_engine::units::VolumeId;
+
+/// The engine, and who uses what of it.
+pub struct Engine {
+    /// All decisions.
+    pub core: Core,
+    /// Connections to each volume and snapshot.
+    pub connected: FxHashMap<VolumeId, usize>,
+}
+
+/// What one thread asks of another.
+pub enum Message {
+    /// Serve this client.
+    Connection(OwnedFd),
+    /// The engine answered one of yours: your number for it, and the answer.
+    Reply(u64, Reply),
+    /// Ask the engine for somebody who is not a client.
+    Control(Request, mpsc::SyncSender<Reply>),
+    /// Take no more requests, finish what is there, end the connections.
+    Drain,
+    /// Leave.
+    Stop,
+}
+
+/// Where a thread finds its messages.
+pub struct Inbox {
+    messages: Mutex<Vec<Message>>,
+    /// Ends the thread's wait.
+    pub waker: Waker,
+    /// Connections that the thread serves.
+    pub connections: AtomicUsize,
+}
+
+impl Inbox {
+    /// An empty one.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { messages: Mutex::default(), waker: Waker::new()?, connections: AtomicUsize::new(0) })
+    }
+
+    /// Leaves a message and wakes the thread.
+    pub fn put(&self, message: Message) {
+        self.put_all([message]);
+    }
+
+    /// Leaves messages and wakes the thread once.
+    pub fn put_all(&self, messages: impl IntoIterator<Item = Message>) {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner).extend(messages);
+        self.waker.wake();
+    }
+
+    /// Takes all messages.
+    pub fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the threads of a server share.
+pub struct Shared {
+    engine: Mutex<Engine>,
+    /// The data file and the metadata file, in the order of [`vellum_engine::Side`].
+    pub files: [Arc<DiskFile>; 2],
+    /// One a thread.
+    pub inboxes: Vec<Inbox>,
+    /// What one client may take.
+    pub limits: Limits,
+    /// What a client gets that names nothing.
+    pub default_export: Option<String>,
+    /// The engine's time counts from here.
+    pub start: Instant,
+}
+
+impl Shared {
+    /// Around an open engine.
+    pub fn new(
+        core: Core,
+        files: [Arc<DiskFile>; 2],
+        inboxes: Vec<Inbox>,
+        limits: Limits,
+        default_export: Option<String>,
+    ) -> Self {
+        let engine = Mutex::new(Engine { core, connected: FxHashMap::default() });
+        Self { engine, files, inboxes, limits, default_export, start: Instant::now() }
+    }
+
+    /// The engine, for one decision. A thread that panicked with it in hand has ended the process.
+    pub fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The engine's time.
+    pub fn now_ms(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// Connections of all threads.
+    pub fn connections(&self) -> usize {
+        self.inboxes.iter().map(|inbox| inbox.connections.load(Ordering::Acquire)).sum()
+    }
+}
