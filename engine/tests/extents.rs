@@ -42,9 +42,10 @@ fn sectors_blocks_and_holes_are_told_apart_and_sharing_is_seen() {
     pool.delete(snapshot).unwrap();
     pool.idle(5000);
     assert_eq!(extents(&mut pool, disk, 0, 1 << 40), before);
-    assert_eq!(extents(&mut pool, disk, BLOCK_BYTES + SECTOR_BYTES + 5, BLOCK_BYTES + SECTOR_BYTES + 9), [
-        extent(4, true, false)
-    ]);
+    assert_eq!(
+        extents(&mut pool, disk, BLOCK_BYTES + SECTOR_BYTES + 5, BLOCK_BYTES + SECTOR_BYTES + 9),
+        [extent(4, true, false)]
+    );
 }
 
 #[test]

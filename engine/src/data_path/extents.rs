@@ -54,14 +54,16 @@ impl Core {
         let first = VirtualBlock::containing(task.offset_bytes);
         let last = VirtualBlock::containing(end - 1);
         let forest = &self.metadata.forest;
-        let looked = forest.mappings_and_owners(&record.root, first, last, |block, mapping, exclusive_path| {
-            let owned = exclusive_path && mapping.blocks().all(|block| forest.data_counts.get(block.0) == 1);
-            for (first, count, _) in runs_of(&mapping) {
-                let from = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
-                extents.add_mapped(from, from + u64::from(count) * SECTOR_BYTES, !owned);
-            }
-            extents.block_is_over(block)
-        });
+        let looked =
+            forest.mappings_and_owners(&record.root, first, last, |block, mapping, exclusive_path| {
+                let owned =
+                    exclusive_path && mapping.blocks().all(|block| forest.data_counts.get(block.0) == 1);
+                for (first, count, _) in runs_of(&mapping) {
+                    let from = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
+                    extents.add_mapped(from, from + u64::from(count) * SECTOR_BYTES, !owned);
+                }
+                extents.block_is_over(block)
+            });
         match looked {
             // What was seen so far is an answer too.
             Err(Fault::Missing(_)) if !extents.list.is_empty() => {}

@@ -1,24 +1,39 @@
 //! Memory aligned for direct I/O, owned by one operation at a time.
 
+use super::arena::{self, Slot};
 use crate::units::PAGE_BYTES;
 use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
 use std::ops::{Deref, DerefMut};
 
-/// Zero-initialised memory that starts on a 4 KiB boundary, as direct I/O wants it.
-pub struct Buffer(AVec<u8, ConstAlign<PAGE_BYTES>>);
+/// Memory that starts on a 4 KiB boundary, as direct I/O wants it.
+pub struct Buffer(Memory);
+
+enum Memory {
+    Heap(AVec<u8, ConstAlign<PAGE_BYTES>>),
+    /// Known to the kernel.
+    Arena(Slot),
+}
 
 impl Buffer {
     /// `length_bytes` zeros.
     pub fn zeroed(length_bytes: usize) -> Self {
+        if let Some(mut slot) = arena::take(length_bytes) {
+            slot.fill(0);
+            return Self(Memory::Arena(slot));
+        }
         let mut memory = AVec::with_capacity(PAGE_BYTES, length_bytes);
         memory.resize(length_bytes, 0);
-        Self(memory)
+        Self(Memory::Heap(memory))
     }
 
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
-        Self(AVec::from_slice(PAGE_BYTES, bytes))
+        if let Some(mut slot) = arena::take(bytes.len()) {
+            slot.copy_from_slice(bytes);
+            return Self(Memory::Arena(slot));
+        }
+        Self(Memory::Heap(AVec::from_slice(PAGE_BYTES, bytes)))
     }
 
     /// Gives up the right to change the memory, and shares it without a copy.
@@ -29,7 +44,7 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self
     }
 }
 
@@ -37,19 +52,25 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Memory::Heap(memory) => memory,
+            Memory::Arena(slot) => slot,
+        }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        match &mut self.0 {
+            Memory::Heap(memory) => memory,
+            Memory::Arena(slot) => slot,
+        }
     }
 }
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "Buffer({} bytes)", self.0.len())
+        write!(out, "Buffer({} bytes)", self.len())
     }
 }
 

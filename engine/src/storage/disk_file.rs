@@ -63,7 +63,8 @@ impl DiskFile {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
         let file = file.map_err(|cause| open_error(path, &cause))?;
-        let prepared = Self::prepare(path, &file, size_bytes).and_then(|()| Self::with_mode(path, file, mode));
+        let prepared =
+            Self::prepare(path, &file, size_bytes).and_then(|()| Self::with_mode(path, file, mode));
         if prepared.is_err() {
             // The first error is the one to tell; a file that stays behind is visible enough.
             let _ = std::fs::remove_file(path);
@@ -189,8 +190,8 @@ fn path_of(file: &File) -> String {
 }
 
 fn write_past_cache(path: &Path, file: &File, mode: CacheMode) -> Result<()> {
-    let changed = rustix::fs::fcntl_getfl(file)
-        .and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT));
+    let changed =
+        rustix::fs::fcntl_getfl(file).and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT));
     changed.map_err(|cause| match cause {
         rustix::io::Errno::INVAL => {
             let message = format!(
@@ -230,7 +231,8 @@ fn open_file(path: &Path, options: &mut OpenOptions) -> Result<File> {
     }
     options.open(path).map_err(|cause| match cause.kind() {
         io::ErrorKind::ResourceBusy => {
-            let message = format!("{}: mounted or used by the kernel; release it there first", path.display());
+            let message =
+                format!("{}: mounted or used by the kernel; release it there first", path.display());
             Error::new(ErrorKind::InUse, message)
         }
         _ => open_error(path, &cause),

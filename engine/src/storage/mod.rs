@@ -6,6 +6,7 @@
 //! devices), `file_disk.rs` (one operation at a time on them), `blocking.rs` (the same with waiting, for recovery and
 //! tools), `reactor.rs` (many operations at a time, on files and sockets).
 
+mod arena;
 mod blocking;
 mod buffer;
 mod device;
@@ -17,6 +18,7 @@ mod reactor;
 mod ring;
 mod threads;
 
+pub use arena::reserve as reserve_buffers;
 pub use blocking::Blocking;
 pub use buffer::Buffer;
 pub use device::wipe_signatures;

@@ -121,9 +121,7 @@ pub fn reactor(
     }
     match Ring::new(files, waker) {
         Ok(ring) => Ok((Box::new(ring), None)),
-        Err(cause) if kind == ReactorKind::Auto => {
-            Ok((Box::new(Threads::new(files, waker)?), Some(cause)))
-        }
+        Err(cause) if kind == ReactorKind::Auto => Ok((Box::new(Threads::new(files, waker)?), Some(cause))),
         Err(cause) => Err(cause),
     }
 }
@@ -178,7 +176,9 @@ mod tests {
                 let read = Operation::Read { offset_bytes: 0, buffer: Buffer::zeroed(16384) };
                 let Operation::Read { buffer, .. } = run(reactor, read).operation else { panic!() };
                 assert_eq!((buffer[4095], buffer[4096], buffer[12287], buffer[12288]), (0, 7, 7, 0));
-                run(reactor, Operation::Allocate { offset_bytes: 1 << 20, length_bytes: 1 << 20 }).result.unwrap();
+                run(reactor, Operation::Allocate { offset_bytes: 1 << 20, length_bytes: 1 << 20 })
+                    .result
+                    .unwrap();
                 assert_eq!(file.size_bytes(), 2 << 20);
                 run(reactor, Operation::Punch { offset_bytes: 4096, length_bytes: 4096 }).result.unwrap();
                 let read = Operation::Read { offset_bytes: 4096, buffer: Buffer::zeroed(8192) };

@@ -5,7 +5,7 @@
 //! Read next: `reactor.rs`.
 
 use super::reactor::{Event, Reactor, SocketToken, Waker};
-use super::{Buffer, Completion, DiskError, DiskFile, Operation, Ticket};
+use super::{Buffer, Completion, DiskError, DiskFile, Operation, Ticket, arena};
 use bytes::Bytes;
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -47,6 +47,8 @@ pub struct Ring {
     /// What was over at once, without the kernel.
     ready: VecDeque<Event>,
     system_calls: u64,
+    /// The arena's memory is registered, as buffer 0.
+    knows_arena: bool,
 }
 
 /// What a completion leaves to do.
@@ -70,7 +72,9 @@ impl Ring {
         if !descriptors.is_empty() {
             ring.submitter().register_files(&descriptors)?;
         }
+        let knows_arena = register_arena(&ring);
         let mut ring = Self {
+            knows_arena,
             ring,
             files: files.to_vec(),
             waker: waker.clone(),
@@ -84,7 +88,7 @@ impl Ring {
 
     /// Puts `work` into the table and tells the kernel.
     fn submit(&mut self, mut work: InFlight) {
-        let entry = entry_for(&mut work, &self.waker);
+        let entry = entry_for(&mut work, &self.waker, self.knows_arena);
         let index = self.in_flight.insert(work);
         let entry = entry.user_data(index as u64);
         loop {
@@ -210,7 +214,9 @@ impl Ring {
             Operation::Write { offset_bytes, bytes } => {
                 file.check_end(*offset_bytes, bytes.len() as u64).err().map(Err)
             }
-            Operation::Punch { length_bytes: 0, .. } | Operation::Allocate { length_bytes: 0, .. } => Some(Ok(())),
+            Operation::Punch { length_bytes: 0, .. } | Operation::Allocate { length_bytes: 0, .. } => {
+                Some(Ok(()))
+            }
             Operation::Allocate { offset_bytes, length_bytes } if file.is_device() => {
                 Some(file.allocate_on_device(*offset_bytes, *length_bytes))
             }
@@ -233,7 +239,12 @@ impl Reactor for Ring {
 
     fn send(&mut self, token: SocketToken, socket: &Arc<OwnedFd>, parts: Vec<Bytes>) {
         let parts = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        self.submit(InFlight::Send { token, socket: socket.clone(), parts, message: Box::new(Message::empty()) });
+        self.submit(InFlight::Send {
+            token,
+            socket: socket.clone(),
+            parts,
+            message: Box::new(Message::empty()),
+        });
     }
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
@@ -316,9 +327,22 @@ impl Message {
 #[allow(unsafe_code)]
 unsafe impl Send for Message {}
 
-fn entry_for(work: &mut InFlight, waker: &Waker) -> squeue::Entry {
+/// Tells the kernel of the arena. Where a limit on locked memory forbids that, operations are looked up one by one.
+fn register_arena(ring: &IoUring) -> bool {
+    let Some((base, length)) = arena::memory() else { return false };
+    let slice = libc::iovec { iov_base: base.cast(), iov_len: length };
+    // SAFETY: the arena's memory is never given back, so it outlives the ring.
+    #[allow(unsafe_code)]
+    unsafe {
+        ring.submitter().register_buffers(&[slice]).is_ok()
+    }
+}
+
+fn entry_for(work: &mut InFlight, waker: &Waker, knows_arena: bool) -> squeue::Entry {
     match work {
-        InFlight::Disk { file, operation, done_bytes, .. } => disk_entry(*file, operation, *done_bytes),
+        InFlight::Disk { file, operation, done_bytes, .. } => {
+            disk_entry(*file, operation, *done_bytes, knows_arena)
+        }
         InFlight::Receive { socket, buffer, to, all, .. } => {
             let free = &mut buffer[*to..];
             let flags = if *all { libc::MSG_WAITALL } else { 0 };
@@ -336,19 +360,28 @@ fn entry_for(work: &mut InFlight, waker: &Waker) -> squeue::Entry {
     }
 }
 
-fn disk_entry(file: usize, operation: &mut Operation, done_bytes: usize) -> squeue::Entry {
+fn disk_entry(file: usize, operation: &mut Operation, done_bytes: usize, knows_arena: bool) -> squeue::Entry {
     let writer = Fixed(2 * file as u32);
     let reader = Fixed(2 * file as u32 + 1);
     let done = done_bytes as u64;
     match operation {
         Operation::Read { offset_bytes, buffer } => {
             let free = &mut buffer[done_bytes..];
-            let length = free.len() as u32;
-            opcode::Read::new(reader, free.as_mut_ptr(), length).offset(*offset_bytes + done).build()
+            let (memory, length) = (free.as_mut_ptr(), free.len());
+            let offset = *offset_bytes + done;
+            if knows_arena && arena::holds(memory, length) {
+                return opcode::ReadFixed::new(reader, memory, length as u32, 0).offset(offset).build();
+            }
+            opcode::Read::new(reader, memory, length as u32).offset(offset).build()
         }
         Operation::Write { offset_bytes, bytes } => {
             let rest = &bytes[done_bytes..];
-            opcode::Write::new(writer, rest.as_ptr(), rest.len() as u32).offset(*offset_bytes + done).build()
+            let (memory, length) = (rest.as_ptr(), rest.len());
+            let offset = *offset_bytes + done;
+            if knows_arena && arena::holds(memory, length) {
+                return opcode::WriteFixed::new(writer, memory, length as u32, 0).offset(offset).build();
+            }
+            opcode::Write::new(writer, memory, length as u32).offset(offset).build()
         }
         Operation::Sync => opcode::Fsync::new(writer).flags(FsyncFlags::DATASYNC).build(),
         Operation::Punch { offset_bytes, length_bytes } => {

@@ -137,7 +137,8 @@ impl Threads {
 
     fn wait_for_sockets(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut found: Vec<epoll::Event> = Vec::with_capacity(64);
-        let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: t.subsec_nanos().into() });
+        let timeout =
+            timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: t.subsec_nanos().into() });
         self.system_calls += 1;
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut found), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
