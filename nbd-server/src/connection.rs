@@ -76,9 +76,18 @@ enum Phase {
 
 /// A payload of which a part has arrived.
 enum Incoming {
-    Payload { header: RequestHeader, command: Command, buffer: Option<Buffer>, filled: usize },
+    Payload {
+        header: RequestHeader,
+        command: Command,
+        buffer: Option<Buffer>,
+        filled: usize,
+    },
     /// Of a write that is refused: it has to be taken from the socket all the same.
-    Discard { header: RequestHeader, errno: Errno, left: usize },
+    Discard {
+        header: RequestHeader,
+        errno: Errno,
+        left: usize,
+    },
 }
 
 /// One client.

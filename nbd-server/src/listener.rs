@@ -47,7 +47,10 @@ impl Listener {
 
     /// Hands every client of a TCP address to `arrive`. The second value is the address, with the port that was chosen
     /// if 0 was asked for.
-    pub fn tcp(address: SocketAddr, arrive: impl Fn(OwnedFd) + Send + 'static) -> io::Result<(Self, SocketAddr)> {
+    pub fn tcp(
+        address: SocketAddr,
+        arrive: impl Fn(OwnedFd) + Send + 'static,
+    ) -> io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         Ok((Self::start(Socket::Tcp(listener), None, arrive)?, address))

@@ -69,13 +69,9 @@ impl ClientRequest {
             }
             Command::Flush => Some(Request::Flush),
             Command::Trim { fua } => Some(Request::Discard { volume, offset_bytes, length_bytes, fua }),
-            Command::WriteZeroes { fua, no_hole: false, .. } => Some(Request::WriteZeroes {
-                volume,
-                offset_bytes,
-                length_bytes,
-                keep_allocated: false,
-                fua,
-            }),
+            Command::WriteZeroes { fua, no_hole: false, .. } => {
+                Some(Request::WriteZeroes { volume, offset_bytes, length_bytes, keep_allocated: false, fua })
+            }
             Command::WriteZeroes { fua, no_hole: true, .. } => {
                 rest = Rest::Zeroes { volume, from: offset_bytes, to: offset_bytes + length_bytes, fua };
                 rest.next()

@@ -76,10 +76,13 @@ impl Server {
         let builder = std::thread::Builder::new().name(format!("serve-{index}"));
         let thread = builder.spawn(move || serve(index, shared, kind, &ready))?;
         self.threads.push(thread);
-        let (name, why_not_ring) = started.recv().map_err(|_| io::Error::other("a thread ended at once"))??;
+        let (name, why_not_ring) =
+            started.recv().map_err(|_| io::Error::other("a thread ended at once"))??;
         self.reactor_name = name;
         if let Some(cause) = why_not_ring.filter(|_| index == 0) {
-            log::warn!("serving with threads: io_uring cannot be used here ({cause}); it needs Linux 6.1 or newer");
+            log::warn!(
+                "serving with threads: io_uring cannot be used here ({cause}); it needs Linux 6.1 or newer"
+            );
         }
         Ok(())
     }

@@ -231,22 +231,28 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some((session, volume)) = connection.session() else { return };
         let header = arrived.header;
-        let one = matches!(
-            arrived.command,
-            Ok(Command::Read { df: true } | Command::BlockStatus { one: true })
-        );
+        let one =
+            matches!(arrived.command, Ok(Command::Read { df: true } | Command::BlockStatus { one: true }));
         let asked = Asked { cookie: header.cookie, offset_bytes: header.offset_bytes, one };
         match arrived.command {
             Ok(Command::Disconnect) => connection.take_no_more(),
             // The engine is not asked about nothing, which may lie anywhere.
-            Ok(Command::Read { .. } | Command::Write { .. } | Command::Trim { .. } | Command::Cache | Command::WriteZeroes { .. })
-                if header.length_bytes == 0 =>
-            {
+            Ok(
+                Command::Read { .. }
+                | Command::Write { .. }
+                | Command::Trim { .. }
+                | Command::Cache
+                | Command::WriteZeroes { .. },
+            ) if header.length_bytes == 0 => {
                 reply::done(&mut connection.output, &session, &asked);
             }
             Ok(command) => {
                 let length = u64::from(header.length_bytes);
-                self.ask(key, &session, ClientRequest::new(key, asked, volume, &command, length, arrived.payload));
+                self.ask(
+                    key,
+                    &session,
+                    ClientRequest::new(key, asked, volume, &command, length, arrived.payload),
+                );
             }
             Err(errno) => {
                 let message = refusal(errno);
@@ -287,7 +293,8 @@ impl Worker {
                 others[thread].push(Message::Reply(slot, reply));
             }
         }
-        for (thread, messages) in others.into_iter().enumerate().filter(|(_, messages)| !messages.is_empty()) {
+        for (thread, messages) in others.into_iter().enumerate().filter(|(_, messages)| !messages.is_empty())
+        {
             self.shared.inboxes[thread].put_all(messages);
         }
     }

@@ -1,0 +1,207 @@
+//! Every command and flag. Help, manual and completions come from here.
+//!
+//! Owns the words of the command line and all checks that need no pool. Read next: `commands/mod.rs`.
+
+pub mod serve;
+
+use crate::error::{Error, Result};
+use crate::exit::{self, Kind};
+use crate::pool_directory::PoolDirectory;
+use crate::size::Size;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Thin pools of volumes, snapshots and clones, served over NBD.
+///
+/// A pool is a directory with the files `data` and `metadata`. While a server has it, commands go to the server;
+/// otherwise they open the pool themselves.
+#[derive(Debug, Parser)]
+#[command(name = "vellum", version, after_long_help = exit::help(), disable_help_subcommand = true)]
+pub struct Arguments {
+    /// The pool's directory.
+    #[arg(long, global = true, value_name = "DIR", env = "VELLUM_POOL")]
+    pub pool: Option<PathBuf>,
+
+    /// Print JSON: results on standard output, an error as one object on standard error.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Arguments {
+    /// The directory that `--pool` or `VELLUM_POOL` names.
+    pub fn directory(&self) -> Result<PoolDirectory> {
+        match &self.pool {
+            Some(path) if !path.as_os_str().is_empty() => Ok(PoolDirectory::new(path)),
+            _ => Err(Error::new(Kind::Usage, "no pool is named")
+                .hint("add `--pool DIR`, or set VELLUM_POOL to the pool's directory")),
+        }
+    }
+}
+
+/// A noun.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, look at and check a pool.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Make, list and delete volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Take, list and delete snapshots.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Make volumes that start as snapshots.
+    #[command(subcommand)]
+    Clone(CloneCommand),
+    /// Serve all volumes and snapshots over NBD.
+    Serve(serve::ServeArguments),
+    /// Print the completions of a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write a page for every command.
+    Man {
+        /// Write all pages into this directory, which must be there.
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+}
+
+/// What to do with a pool.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Make a pool.
+    ///
+    /// Makes the directory if it is absent. If it fails, nothing stays behind that it made.
+    Create(PoolCreate),
+    /// Show how full the pool is, and whether it is well.
+    Status,
+    /// Check every structure, and tell what damage costs. Writes nothing; the pool may not be served meanwhile.
+    ///
+    /// Ends with the exit code `damaged` if it finds something.
+    Check,
+    /// Show structures on disk, damaged ones too. Writes nothing; the pool may not be served meanwhile.
+    #[command(subcommand)]
+    Inspect(InspectCommand),
+}
+
+/// How to make a pool.
+#[derive(Debug, Args)]
+pub struct PoolCreate {
+    /// How much the pool may hold, as in 10G, 512M or 1.5TiB: a multiple of 64 KiB.
+    #[arg(long, value_name = "SIZE")]
+    pub size: Size,
+
+    /// Keep the data there; `data` in the directory becomes a link.
+    #[arg(long, value_name = "FILE|DEV")]
+    pub data: Option<PathBuf>,
+
+    /// Keep the metadata there; `metadata` in the directory becomes a link.
+    #[arg(long, value_name = "FILE|DEV")]
+    pub metadata: Option<PathBuf>,
+
+    /// Take files that are there already. What they hold is LOST.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What to show.
+#[derive(Debug, Subcommand)]
+pub enum InspectCommand {
+    /// Superblocks and root slots.
+    Slots,
+    /// Every record of the log, valid or not.
+    Log,
+    /// Pages of the metadata file.
+    Page {
+        /// Their numbers.
+        #[arg(required = true, value_name = "N")]
+        numbers: Vec<u64>,
+    },
+}
+
+/// What to do with volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make an empty volume.
+    Create {
+        /// Its name: 1 to 255 bytes without `@`; `/` makes groups.
+        name: String,
+        /// Its size, as in 10G, 512M or 1.5TiB: a multiple of 4 KiB, larger than the pool if you like.
+        #[arg(long, value_name = "SIZE")]
+        size: Size,
+    },
+    /// List all volumes.
+    List,
+    /// Show a volume or snapshot.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Delete volumes, all or none. Their snapshots stay.
+    Delete {
+        /// Their names.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Take snapshots; several are of one moment.
+    Create {
+        /// Their names.
+        #[arg(required = true, value_name = "VOLUME@NAME")]
+        names: Vec<String>,
+    },
+    /// List all snapshots, or those of a volume.
+    List {
+        /// Which volume's.
+        volume: Option<String>,
+    },
+    /// Delete snapshots, all or none.
+    Delete {
+        /// Their names.
+        #[arg(required = true, value_name = "VOLUME@NAME")]
+        names: Vec<String>,
+    },
+}
+
+/// What to do with clones.
+#[derive(Debug, Subcommand)]
+pub enum CloneCommand {
+    /// Make a volume that starts as a snapshot. It does not need the snapshot to stay.
+    Create {
+        /// What it starts as.
+        #[arg(value_name = "VOLUME@NAME")]
+        snapshot: String,
+        /// The name of the new volume.
+        #[arg(value_name = "NEWNAME")]
+        name: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_stand_anywhere() {
+        let parsed =
+            Arguments::try_parse_from(["vellum", "volume", "list", "--json", "--pool", "p"]).unwrap();
+        assert!(parsed.json);
+        assert_eq!(parsed.directory().unwrap(), PoolDirectory::new("p"));
+    }
+}

@@ -1,0 +1,63 @@
+//! What can be asked of a pool, wherever it runs.
+//!
+//! Owns the choice: a server that answers on the control socket is asked; otherwise the pool is opened on its files.
+//! Whether that may be is the file lock's word. Read next: `files.rs`, `remote.rs`.
+
+pub mod files;
+pub mod remote;
+
+use crate::error::Result;
+use crate::names;
+use crate::pool_directory::PoolDirectory;
+use crate::views::{PoolView, VolumeView};
+pub use files::Files;
+pub use remote::Remote;
+
+/// What can be asked of a pool, wherever it runs. Blocking calls.
+pub trait Manage {
+    /// The state of the pool.
+    fn status(&mut self) -> Result<PoolView>;
+
+    /// All volumes and snapshots, by number.
+    fn volumes(&mut self) -> Result<Vec<VolumeView>>;
+
+    /// The volume or snapshot of this name.
+    fn volume(&mut self, name: &str) -> Result<VolumeView> {
+        names::check_any(name)?;
+        let found = self.volumes()?.into_iter().find(|volume| volume.name == name);
+        found.ok_or_else(|| names::not_found(name))
+    }
+
+    /// Makes an empty volume.
+    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView>;
+
+    /// Freezes volumes, all at one moment. Names are `volume@snapshot`; the answer has their order.
+    fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>>;
+
+    /// Makes a volume that starts as a snapshot.
+    fn create_clone(&mut self, snapshot: &str, name: &str) -> Result<VolumeView>;
+
+    /// Removes volumes and snapshots: all of them, or none and an error.
+    fn delete(&mut self, names: &[String]) -> Result<()>;
+
+    /// Ends. Whoever has the pool open closes it.
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The pool in `directory`: its server if it has one, else its files.
+pub fn connect(directory: &PoolDirectory) -> Result<Box<dyn Manage>> {
+    match Remote::connect(&directory.control_socket())? {
+        Some(remote) => Ok(Box::new(remote)),
+        None => Ok(Box::new(Files::open(directory)?)),
+    }
+}
+
+/// Does something with a pool, and closes it whatever came of that.
+pub fn with_pool<T>(directory: &PoolDirectory, act: impl FnOnce(&mut dyn Manage) -> Result<T>) -> Result<T> {
+    let mut pool = connect(directory)?;
+    let done = act(pool.as_mut());
+    let closed = pool.close();
+    done.and_then(|value| closed.map(|()| value))
+}

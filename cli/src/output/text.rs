@@ -1,0 +1,152 @@
+//! Views as text for people.
+//!
+//! Owns the wording. Nothing parses it: programs take `--json`.
+
+use super::table::{Align, fields, table};
+use crate::size::Size;
+use crate::views::{CheckView, FindingView, InspectView, PoolView, ServeView, VolumeView};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// The last second that the text of a time can show: the end of the year 9999.
+const LAST_UNIX_S: u64 = 253_402_300_799;
+
+fn size(bytes: u64) -> String {
+    Size(bytes).to_string()
+}
+
+fn time(unix_s: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(unix_s.min(LAST_UNIX_S));
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn part(bytes: u64, whole: u64) -> String {
+    let percent = (u128::from(bytes) * 100).checked_div(u128::from(whole)).unwrap_or(0);
+    format!("{} ({percent}%)", size(bytes))
+}
+
+/// The state of a pool.
+pub fn pool(view: &PoolView) -> String {
+    let mut rows = vec![
+        ("pool", view.uuid.clone()),
+        ("state", state(view)),
+        ("size", size(view.size_bytes)),
+        ("used", part(view.used_bytes, view.size_bytes)),
+        ("free", part(view.free_bytes, view.size_bytes)),
+        ("log", format!("{}, {} in use", size(view.log_bytes), size(view.log_used_bytes))),
+        ("metadata", format!("{}, {} free", size(view.metadata_bytes), size(view.metadata_free_bytes))),
+    ];
+    if let Some(bytes) = view.host_data_bytes {
+        let metadata = view.host_metadata_bytes.unwrap_or(0);
+        rows.push(("on the host", format!("data {}, metadata {}", size(bytes), size(metadata))));
+    }
+    rows.push(("volumes", format!("{}, together {}", view.volumes, size(view.volumes_bytes))));
+    rows.push(("snapshots", view.snapshots.to_string()));
+    if view.deleting > 0 {
+        rows.push(("being deleted", view.deleting.to_string()));
+    }
+    fields(&rows)
+}
+
+fn state(view: &PoolView) -> String {
+    match (&view.failure, view.served) {
+        (Some(failure), _) => format!("READ-ONLY: {failure}"),
+        (None, true) => "served".to_owned(),
+        (None, false) => "ready, not served".to_owned(),
+    }
+}
+
+/// A list of volumes or snapshots; nothing for an empty one.
+pub fn volumes(volumes: &[VolumeView]) -> String {
+    if volumes.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        ("NAME", Align::Left),
+        ("SIZE", Align::Right),
+        ("MAPPED", Align::Right),
+        ("ORIGIN", Align::Left),
+        ("CREATED", Align::Left),
+    ];
+    let row = |volume: &VolumeView| {
+        [
+            volume.name.clone(),
+            size(volume.size_bytes),
+            size(volume.mapped_bytes),
+            volume.origin.clone().unwrap_or_else(|| "-".to_owned()),
+            time(volume.created_unix_s),
+        ]
+    };
+    table(columns, &volumes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// One volume or snapshot.
+pub fn volume(view: &VolumeView) -> String {
+    let kind = serde_json::to_value(view.kind).ok();
+    let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
+    let holds = if view.holds.is_empty() { "none".to_owned() } else { view.holds.join(", ") };
+    fields(&[
+        ("name", view.name.clone()),
+        ("kind", kind.to_owned()),
+        ("uuid", view.uuid.clone()),
+        ("number", view.number.to_string()),
+        ("origin", view.origin.clone().unwrap_or_else(|| "none".to_owned())),
+        ("size", format!("{} ({} bytes)", size(view.size_bytes), view.size_bytes)),
+        ("mapped", part(view.mapped_bytes, view.size_bytes)),
+        ("created", time(view.created_unix_s)),
+        ("holds", holds),
+    ])
+}
+
+/// What was made, one a line.
+pub fn made(what: &str, volumes: &[VolumeView]) -> String {
+    let line = |volume: &VolumeView| format!("made {what} '{}' of {}", volume.name, size(volume.size_bytes));
+    volumes.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What was deleted, one a line.
+pub fn deleted(names: &[String]) -> String {
+    names.iter().map(|name| format!("deleted '{name}'")).collect::<Vec<_>>().join("\n")
+}
+
+/// What a check found.
+pub fn check(view: &CheckView) -> String {
+    let mut lines: Vec<String> = view.findings.iter().map(finding).collect();
+    if view.unlisted_findings > 0 {
+        lines.push(format!("and {} findings more", view.unlisted_findings));
+    }
+    lines.extend(view.information.iter().map(|text| format!("note: {text}")));
+    let verdict = if view.clean { "sound" } else { "DAMAGED" };
+    lines.push(format!(
+        "{verdict}: {} pages, {} mapped blocks, {} volumes and snapshots looked at",
+        view.pages, view.mappings, view.volumes
+    ));
+    lines.join("\n")
+}
+
+fn finding(finding: &FindingView) -> String {
+    let place = finding.place.as_ref().map_or(String::new(), |place| format!(" ({place})"));
+    let mut text = format!("{}{place}: {}", finding.kind, finding.message);
+    for affected in &finding.affected {
+        let (name, bytes, offset) = (&affected.name, size(affected.length_bytes), affected.offset_bytes);
+        text += &format!("\n  lost: {bytes} of '{name}' from byte {offset} on");
+    }
+    text
+}
+
+/// Structures on disk.
+pub fn structures(view: &InspectView) -> String {
+    view.structures.iter().map(|structure| structure.text.clone()).collect::<Vec<_>>().join("\n")
+}
+
+/// Where a server can be reached, and how.
+pub fn serve(view: &ServeView) -> String {
+    let export = |export: &crate::views::ExportView| {
+        let rights = if export.read_only { ", read-only" } else { "" };
+        let default = if export.default { ", default export" } else { "" };
+        let title = format!("{} ({}{rights}{default})", export.name, size(export.size_bytes));
+        let commands = export.commands.iter().map(|command| format!("    {command}"));
+        let lines = [title, format!("  {}", export.uri)].into_iter().chain(commands);
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    view.exports.iter().map(export).collect::<Vec<_>>().join("\n")
+}

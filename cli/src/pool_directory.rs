@@ -1,0 +1,284 @@
+//! A pool's directory: `data`, `metadata` and, while it is served, `nbd.sock` and `control.sock`.
+//!
+//! Owns these names, how the two disks are made and opened, and that a failed creation leaves nothing behind that it
+//! made. Knows no requests. Every disk of this program comes from [`PoolDirectory::create_disks`],
+//! [`PoolDirectory::open_disks`] or [`PoolDirectory::open_disks_read_only`].
+
+use crate::error::{Error, Result};
+use crate::exit::Kind;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::ErrorKind as Cause;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use vellum_engine::error::Error as EngineError;
+use vellum_engine::format::{ROOT_SLOT_PAGES, SUPERBLOCK_PAGES};
+use vellum_engine::inspect::{self, Inspection, Structure};
+use vellum_engine::options::Owner;
+use vellum_engine::request::Uuid;
+use vellum_engine::storage::{Disk, FileDisk};
+use vellum_engine::units::{PAGE_BYTES, PageNumber};
+
+/// The directory of a pool, which may not be there yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolDirectory {
+    path: PathBuf,
+}
+
+/// Where the disks of a new pool are.
+#[derive(Clone, Debug, Default)]
+pub struct NewDisks {
+    /// The data file or device; `data` in the directory if none.
+    pub data: Option<PathBuf>,
+    /// The metadata file or device; `metadata` in the directory if none.
+    pub metadata: Option<PathBuf>,
+    /// Empty files that are there already, and lose what they hold.
+    pub force: bool,
+}
+
+/// The two disks of a pool.
+pub struct Disks {
+    /// The data file or device.
+    pub data: FileDisk,
+    /// The metadata file or device.
+    pub metadata: FileDisk,
+}
+
+impl PoolDirectory {
+    /// The pool in `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The data file, or a link to it.
+    pub fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// The metadata file, or a link to it.
+    pub fn metadata(&self) -> PathBuf {
+        self.path.join("metadata")
+    }
+
+    /// Where NBD clients connect unless told otherwise.
+    pub fn nbd_socket(&self) -> PathBuf {
+        self.path.join("nbd.sock")
+    }
+
+    /// Where commands reach the server.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Whether there is a pool, or something that takes its place.
+    pub fn has_pool(&self) -> bool {
+        self.metadata().symlink_metadata().is_ok() || self.data().symlink_metadata().is_ok()
+    }
+
+    /// Opens both disks for writing. `InUse` with the owner if somebody has them.
+    pub fn open_disks(&self) -> Result<Disks> {
+        self.require_pool()?;
+        let metadata = FileDisk::open(self.metadata()).map_err(|error| self.explain(error))?;
+        let data = FileDisk::open(self.data()).map_err(|error| self.explain(error))?;
+        Ok(Disks { data, metadata })
+    }
+
+    /// Opens both disks for reading, beside others that only read.
+    pub fn open_disks_read_only(&self) -> Result<Disks> {
+        self.require_pool()?;
+        let metadata = FileDisk::open_read_only(self.metadata()).map_err(|error| self.explain(error))?;
+        let data = FileDisk::open_read_only(self.data()).map_err(|error| self.explain(error))?;
+        Ok(Disks { data, metadata })
+    }
+
+    /// Makes the directory if it is absent, and two empty disks. All that was made is gone again unless
+    /// [`Made::keep`] is called.
+    pub fn create_disks(&self, new: &NewDisks) -> Result<(Disks, Made)> {
+        let mut made = Made::default();
+        self.create_directory(&mut made)?;
+        if new.force {
+            self.require_free(new)?;
+        }
+        let metadata = self.create_disk(&self.metadata(), new.metadata.as_deref(), new.force, &mut made)?;
+        let data = self.create_disk(&self.data(), new.data.as_deref(), new.force, &mut made)?;
+        sync_directory(&self.path)?;
+        Ok((Disks { data, metadata }, made))
+    }
+
+    fn create_directory(&self, made: &mut Made) -> Result<()> {
+        match DirBuilder::new().mode(0o700).create(&self.path) {
+            Ok(()) => made.paths.push((self.path.clone(), true)),
+            Err(cause) if cause.kind() == Cause::AlreadyExists && self.path.is_dir() => return Ok(()),
+            Err(cause) => return Err(Error::io(format!("cannot make '{}'", self.path.display()), &cause)),
+        }
+        // Whatever the umask takes away, the owner needs all three.
+        let set = std::fs::set_permissions(&self.path, Permissions::from_mode(0o700));
+        set.map_err(|cause| Error::io(format!("cannot set the mode of '{}'", self.path.display()), &cause))?;
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_directory(parent.unwrap_or(Path::new(".")))
+    }
+
+    /// Both or none: nothing is emptied if somebody has one of the two.
+    fn require_free(&self, new: &NewDisks) -> Result<()> {
+        let (data, metadata) = (self.data(), self.metadata());
+        let paths = [new.data.as_ref().unwrap_or(&data), new.metadata.as_ref().unwrap_or(&metadata)];
+        for path in paths.into_iter().filter(|path| path.exists()) {
+            drop(FileDisk::open(path).map_err(|error| self.explain(error))?);
+        }
+        Ok(())
+    }
+
+    fn create_disk(
+        &self,
+        name: &Path,
+        elsewhere: Option<&Path>,
+        force: bool,
+        made: &mut Made,
+    ) -> Result<FileDisk> {
+        let Some(elsewhere) = elsewhere else { return self.create_file(name, force, made) };
+        let target = std::path::absolute(elsewhere)
+            .map_err(|cause| Error::io(format!("'{}'", elsewhere.display()), &cause))?;
+        if target == std::path::absolute(name).unwrap_or_default() {
+            return self.create_file(name, force, made);
+        }
+        if force && std::fs::read_link(name).is_ok_and(|old| old == target) {
+            return self.create_file(&target, force, made);
+        }
+        if name.symlink_metadata().is_ok() {
+            return Err(taken(name).hint("choose another directory, or remove that pool first"));
+        }
+        let disk = self.create_file(&target, force, made)?;
+        std::os::unix::fs::symlink(&target, name)
+            .map_err(|cause| Error::io(format!("cannot link '{}'", name.display()), &cause))?;
+        made.paths.push((name.to_owned(), false));
+        Ok(disk)
+    }
+
+    /// An empty disk at `path`. A block device would be taken here.
+    fn create_file(&self, path: &Path, force: bool, made: &mut Made) -> Result<FileDisk> {
+        if force && path.exists() {
+            return self.empty_file(path);
+        }
+        let disk = FileDisk::create(path, 0).map_err(|error| {
+            let error = self.explain(error);
+            match error.kind() {
+                Kind::Exists => {
+                    taken(path).hint("choose another place; --force takes it, and what it holds is lost")
+                }
+                _ => error,
+            }
+        })?;
+        made.paths.push((path.to_owned(), false));
+        Ok(disk)
+    }
+
+    /// What is there already loses its contents, but only if nobody has it open.
+    fn empty_file(&self, path: &Path) -> Result<FileDisk> {
+        let lock = FileDisk::open(path).map_err(|error| self.explain(error))?;
+        let emptied = File::options().write(true).open(path).and_then(|file| file.set_len(0));
+        emptied.map_err(|cause| Error::io(format!("cannot empty '{}'", path.display()), &cause))?;
+        drop(lock);
+        FileDisk::open(path).map_err(|error| self.explain(error))
+    }
+
+    fn require_pool(&self) -> Result<()> {
+        if self.has_pool() {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(Error::new(Kind::NotFound, format!("there is no pool in '{path}'")).hint(format!(
+            "make one with `vellum --pool {path} pool create --size 10G`, or name another by --pool or VELLUM_POOL"
+        )))
+    }
+
+    /// The engine's error with a hint that fits files.
+    pub fn explain(&self, error: EngineError) -> Error {
+        let error = Error::from(error);
+        match error.kind() {
+            Kind::InUse => error.hint(self.in_use_hint()),
+            Kind::NotFound => error.hint("check the path; a pool needs both `data` and `metadata`"),
+            _ => error,
+        }
+    }
+
+    fn in_use_hint(&self) -> String {
+        match self.owner() {
+            Some(owner) => format!(
+                "process {} on '{}' has the pool: stop it, or wait until it is done",
+                owner.pid, owner.host
+            ),
+            None => Kind::InUse.hint().to_owned(),
+        }
+    }
+
+    /// Who says to have the pool. Read beside the lock, so only good for a hint.
+    pub fn owner(&self) -> Option<Owner> {
+        let file = File::open(self.metadata()).ok()?;
+        let slots = ROOT_SLOT_PAGES.into_iter().filter_map(|page| root_slot_owner(&file, page));
+        slots.max_by_key(|(generation, _)| *generation).map(|(_, owner)| owner).filter(|owner| owner.pid != 0)
+    }
+
+    /// Bytes that the data and the metadata file take on their file systems; none for devices.
+    pub fn host_bytes(&self) -> (Option<u64>, Option<u64>) {
+        (allocated_bytes(&self.data()), allocated_bytes(&self.metadata()))
+    }
+}
+
+/// The uuid of the pool that a metadata disk says it is; none if it says nothing that can be read.
+pub fn identity(metadata: &mut dyn Disk) -> Option<Uuid> {
+    SUPERBLOCK_PAGES.into_iter().find_map(|page| match inspect::metadata_page(metadata, page) {
+        Ok(Inspection { structure: Structure::Superblock(Some(superblock)), .. }) => Some(superblock.pool),
+        _ => None,
+    })
+}
+
+fn root_slot_owner(file: &File, page: PageNumber) -> Option<(u64, Owner)> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; PAGE_BYTES];
+    file.read_exact_at(&mut bytes, page.offset_bytes()).ok()?;
+    match inspect::page(&bytes).structure {
+        Structure::RootSlot(Some(slot), _) => Some((slot.generation.0, slot.owner)),
+        _ => None,
+    }
+}
+
+fn allocated_bytes(path: &Path) -> Option<u64> {
+    let metadata = path.metadata().ok()?;
+    (!metadata.file_type().is_block_device()).then(|| metadata.blocks() * 512)
+}
+
+fn taken(path: &Path) -> Error {
+    Error::new(Kind::Exists, format!("'{}' is there already", path.display()))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(|cause| Error::io(format!("cannot sync '{}'", path.display()), &cause))
+}
+
+/// What a creation has made so far. Dropped, it removes that again.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// Paths in the order in which they were made, and whether they are directories.
+    paths: Vec<(PathBuf, bool)>,
+}
+
+impl Made {
+    /// It is wanted: nothing is removed.
+    pub fn keep(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for (path, is_directory) in self.paths.drain(..).rev() {
+            // The error that led here is the one to tell; what stays behind is visible enough.
+            let _ = if is_directory { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
+        }
+    }
+}

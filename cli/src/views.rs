@@ -1,0 +1,305 @@
+//! What this program tells in JSON, by `--json` and over HTTP alike: both ends use these types.
+//!
+//! Owns the public names. A field may be added; none changes its meaning or goes away. Sizes are in bytes, times in
+//! seconds since 1970 UTC; both are integers that may need 64 bits.
+
+use crate::exit::Kind;
+use serde::{Deserialize, Serialize};
+use vellum_engine::data_path::{PoolStatus, VolumeInfo};
+use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
+use vellum_engine::request::Uuid;
+use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
+
+/// The state of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// The pool's uuid.
+    pub uuid: String,
+    /// Whether a server has the pool and has answered.
+    pub served: bool,
+    /// What the pool may use of its data file or device, log included.
+    pub size_bytes: u64,
+    /// What something maps, log included.
+    pub used_bytes: u64,
+    /// What nothing maps; the five fields from `fresh_bytes` on add up to it.
+    pub free_bytes: u64,
+    /// Free, allocated on the host, never written since.
+    pub fresh_bytes: u64,
+    /// Free, written before, kept for the next writes.
+    pub recycled_bytes: u64,
+    /// Free and not allocated on the host as far as is known.
+    pub hole_bytes: u64,
+    /// Freed, but not to be used again before that is proven durable.
+    pub waiting_bytes: u64,
+    /// Free and about to go back to the host.
+    pub punching_bytes: u64,
+    /// What the log takes of `used_bytes`.
+    pub log_bytes: u64,
+    /// How much of the log is in use.
+    pub log_used_bytes: u64,
+    /// Size of the metadata file.
+    pub metadata_bytes: u64,
+    /// How much of it is free.
+    pub metadata_free_bytes: u64,
+    /// Written data that an opening after a crash would have to check.
+    pub unproven_bytes: u64,
+    /// What the data file takes on its file system; absent if that cannot be told.
+    pub host_data_bytes: Option<u64>,
+    /// What the metadata file takes on its file system; absent if that cannot be told.
+    pub host_metadata_bytes: Option<u64>,
+    /// Sum of the sizes of all volumes; may exceed `size_bytes`.
+    pub volumes_bytes: u64,
+    /// How many volumes there are, clones included.
+    pub volumes: u64,
+    /// How many snapshots there are.
+    pub snapshots: u64,
+    /// Deleted volumes and snapshots whose space is still coming back.
+    pub deleting: u64,
+    /// Why the pool takes no writes; absent if it takes them.
+    pub failure: Option<String>,
+}
+
+impl PoolView {
+    /// The view of a pool. Who serves it and what the host holds is left to the caller.
+    pub fn new(uuid: &Uuid, status: &PoolStatus, volumes: &[VolumeInfo]) -> Self {
+        let (pages, used_pages) = status.log_pages;
+        let page_bytes = PAGE_BYTES as u64;
+        let is_volume = |info: &&VolumeInfo| info.kind == EngineKind::Volume;
+        let count = volumes.iter().filter(is_volume).count() as u64;
+        Self {
+            uuid: uuid_text(uuid),
+            size_bytes: status.data_blocks * BLOCK_BYTES,
+            used_bytes: status.used_blocks * BLOCK_BYTES,
+            free_bytes: (status.data_blocks - status.used_blocks) * BLOCK_BYTES,
+            fresh_bytes: status.space.fresh * BLOCK_BYTES,
+            recycled_bytes: status.space.recycled * BLOCK_BYTES,
+            hole_bytes: status.space.holes * BLOCK_BYTES,
+            waiting_bytes: status.space.waiting * BLOCK_BYTES,
+            punching_bytes: status.space.punching * BLOCK_BYTES,
+            log_bytes: pages * page_bytes,
+            log_used_bytes: used_pages * page_bytes,
+            metadata_bytes: status.metadata_pages * page_bytes,
+            metadata_free_bytes: status.metadata_free_pages * page_bytes,
+            unproven_bytes: status.unproven_bytes,
+            volumes_bytes: volumes
+                .iter()
+                .filter(is_volume)
+                .fold(0, |sum, info| sum.saturating_add(info.size_bytes)),
+            volumes: count,
+            snapshots: volumes.len() as u64 - count,
+            deleting: status.deleting,
+            failure: status.failure.as_ref().map(ToString::to_string),
+            ..Self::default()
+        }
+    }
+}
+
+/// Whether something can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeKind {
+    /// It can.
+    Volume,
+    /// It cannot; its name is `volume@snapshot`.
+    Snapshot,
+}
+
+/// A volume or snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeView {
+    /// Its number in the pool, never used again.
+    pub number: u64,
+    /// Its uuid.
+    pub uuid: String,
+    /// Its name; `volume@snapshot` for a snapshot.
+    pub name: String,
+    /// Whether it can be written.
+    pub kind: VolumeKind,
+    /// What it was made from: the volume of a snapshot, the snapshot of a clone. Absent for a new volume, and if that
+    /// is gone.
+    pub origin: Option<String>,
+    /// Its size.
+    pub size_bytes: u64,
+    /// How much of it is mapped, in blocks of 64 KiB; shared or not.
+    pub mapped_bytes: u64,
+    /// When it was made.
+    pub created_unix_s: u64,
+    /// Tags that keep it from being deleted.
+    pub holds: Vec<String>,
+}
+
+impl VolumeView {
+    /// The views of all volumes of a pool, in the same order.
+    pub fn all(volumes: &[VolumeInfo]) -> Vec<Self> {
+        volumes.iter().map(|info| Self::new(info, volumes)).collect()
+    }
+
+    fn new(info: &VolumeInfo, all: &[VolumeInfo]) -> Self {
+        let is_origin = |other: &&VolumeInfo| Some(other.id) == info.origin;
+        Self {
+            number: info.id.0,
+            uuid: uuid_text(&info.uuid),
+            name: info.name.clone(),
+            kind: match info.kind {
+                EngineKind::Snapshot => VolumeKind::Snapshot,
+                _ => VolumeKind::Volume,
+            },
+            origin: all.iter().find(is_origin).map(|other| other.name.clone()),
+            size_bytes: info.size_bytes,
+            mapped_bytes: info.mapped_blocks * BLOCK_BYTES,
+            created_unix_s: info.created_unix_s,
+            holds: info.holds.clone(),
+        }
+    }
+}
+
+/// A list of volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesView {
+    /// They, by number.
+    pub volumes: Vec<VolumeView>,
+}
+
+/// A list of snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotsView {
+    /// They, by number.
+    pub snapshots: Vec<VolumeView>,
+}
+
+/// What was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedView {
+    /// The names, as they were given.
+    pub deleted: Vec<String>,
+}
+
+/// Asks for a new volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewVolumeView {
+    /// Its name.
+    pub name: String,
+    /// Its size, a multiple of 4096.
+    pub size_bytes: u64,
+}
+
+/// Asks for snapshots, all of one moment; or for a deletion, all or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamesView {
+    /// The names.
+    pub names: Vec<String>,
+}
+
+/// Asks for a clone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCloneView {
+    /// What it starts as.
+    pub snapshot: String,
+    /// The name of the new volume.
+    pub name: String,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// Its name in the table of exit codes.
+    pub kind: Kind,
+    /// Its number in that table.
+    pub exit_code: u8,
+    /// What went wrong, for people.
+    pub message: String,
+    /// What to do about it, for people.
+    pub hint: String,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// Whether nothing is wrong.
+    pub clean: bool,
+    /// What is wrong.
+    pub findings: Vec<FindingView>,
+    /// How much more is wrong that is not listed.
+    pub unlisted_findings: u64,
+    /// What is not wrong and yet worth knowing.
+    pub information: Vec<String>,
+    /// Pages of metadata that were read.
+    pub pages: u64,
+    /// Mapped blocks of 64 KiB, those in a page that several volumes share counted once.
+    pub mappings: u64,
+    /// Volumes and snapshots, those being deleted and the hidden one of the log included.
+    pub volumes: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingView {
+    /// Its name in the table of exit codes.
+    pub kind: Kind,
+    /// Where; absent if it has no one place.
+    pub place: Option<String>,
+    /// What.
+    pub message: String,
+    /// What cannot be read for it.
+    pub affected: Vec<AffectedView>,
+}
+
+/// A range of a volume that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AffectedView {
+    /// The volume or snapshot.
+    pub name: String,
+    /// Where the range starts.
+    pub offset_bytes: u64,
+    /// How long it is.
+    pub length_bytes: u64,
+}
+
+/// Structures on disk, as they were recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InspectView {
+    /// They, in the order in which they were asked for or found.
+    pub structures: Vec<StructureView>,
+}
+
+/// One structure on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StructureView {
+    /// The file that it is in: `data` or `metadata`.
+    pub file: String,
+    /// Where in it; absent where it has no one place.
+    pub offset_bytes: Option<u64>,
+    /// Whether it is as it was written: `right`, `wrong`, `needs-secret` or `none`. Absent if it could not be read.
+    pub checksum: Option<String>,
+    /// What could not be decoded.
+    pub problems: Vec<String>,
+    /// All its fields, for people.
+    pub text: String,
+}
+
+/// Where a server can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServeView {
+    /// What clients can ask for, once for each socket.
+    pub exports: Vec<ExportView>,
+}
+
+/// One export on one socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportView {
+    /// The volume or snapshot.
+    pub name: String,
+    /// Whether clients that name no export get this one.
+    pub default: bool,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What clients connect to.
+    pub uri: String,
+    /// Commands of common clients for it, for a shell.
+    pub commands: Vec<String>,
+}
