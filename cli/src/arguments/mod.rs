@@ -19,7 +19,7 @@ use std::path::PathBuf;
 #[command(name = "vellum", version, after_long_help = exit::help(), disable_help_subcommand = true)]
 pub struct Arguments {
     /// The pool's directory.
-    #[arg(long, global = true, value_name = "DIR", env = "VELLUM_POOL")]
+    #[arg(long, global = true, value_name = "DIR", env = "VELLUM_POOL", hide_env_values = true)]
     pub pool: Option<PathBuf>,
 
     /// Print JSON: results on standard output, an error as one object on standard error.

@@ -12,7 +12,8 @@ use crate::views::{AffectedView, CheckView, FindingView, InspectView, StructureV
 use indicatif::{ProgressBar, ProgressStyle};
 use vellum_engine::check::{CheckReport, Finding, Progress};
 use vellum_engine::inspect::{self, Checksum, Inspection, LogEntry, LogState};
-use vellum_engine::units::PageNumber;
+use vellum_engine::storage::Disk;
+use vellum_engine::units::{PAGE_BYTES, PageNumber};
 
 pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> Result<()> {
     match command {
@@ -108,11 +109,14 @@ fn look_at(what: &InspectCommand, directory: &PoolDirectory) -> Result<Vec<Struc
             Ok(log_views(&log))
         }
         InspectCommand::Page { numbers } => {
+            let pages = metadata.size_bytes() / PAGE_BYTES as u64;
             let look = |number: &u64| {
-                let found = inspect::metadata_page(&mut metadata, PageNumber(*number));
-                let found =
-                    found.map_err(|error| directory.explain(error).hint("check the number of the page"))?;
-                Ok(page_view(PageNumber(*number), Ok(found)))
+                if *number >= pages {
+                    return Err(Error::new(Kind::Invalid, format!("there is no page {number}"))
+                        .hint(format!("the metadata has the pages 0 to {}", pages.saturating_sub(1))));
+                }
+                let number = PageNumber(*number);
+                Ok(page_view(number, inspect::metadata_page(&mut metadata, number)))
             };
             numbers.iter().map(look).collect()
         }

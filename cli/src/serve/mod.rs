@@ -69,12 +69,16 @@ fn open_or_create(create: Option<Size>, directory: &PoolDirectory) -> Result<Fil
 }
 
 fn prepare_volumes(arguments: &ServeArguments, pool: &mut dyn Manage) -> Result<Vec<VolumeView>> {
+    let there = pool.volumes()?;
+    let find = |name: &str| there.iter().find(|volume| volume.name == name);
+    // All are looked at before the first is made.
     for NamedSize { name, size } in &arguments.volumes {
-        match pool.volumes()?.iter().find(|volume| volume.name == *name) {
-            None => drop(pool.create_volume(name, size.0)?),
-            Some(there) if there.size_bytes == size.0 => {}
-            Some(there) => return Err(other_size(there, *size)),
+        if let Some(other) = find(name).filter(|volume| volume.size_bytes != size.0) {
+            return Err(other_size(other, *size));
         }
+    }
+    for NamedSize { name, size } in arguments.volumes.iter().filter(|volume| find(&volume.name).is_none()) {
+        pool.create_volume(name, size.0)?;
     }
     let volumes = pool.volumes()?;
     if let Some(default) = &arguments.default

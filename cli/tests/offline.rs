@@ -1,0 +1,290 @@
+//! The program on a pool that nobody serves: every command, its text and JSON, its exit codes.
+//!
+//! Owns no pool code. Served pools are `served.rs`'s.
+
+mod common;
+
+use common::{Bench, VELLUM, ran, run_on};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use vellum_cli::exit::Kind;
+use vellum_cli::manage::{Files, Manage};
+use vellum_cli::pool_directory::PoolDirectory;
+use vellum_engine::Pool;
+use vellum_engine::options::OpenOptions;
+use vellum_engine::request::Request;
+
+#[test]
+fn a_tour() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "group/disk", "--size", "10G"]);
+    bench.ok(&["volume", "create", "other", "--size", "1.5T"]);
+    let out = bench.ok(&["snapshot", "create", "group/disk@monday", "other@monday"]);
+    assert_eq!(out, "made snapshot 'group/disk@monday' of 10 GiB\nmade snapshot 'other@monday' of 1.5 TiB\n");
+    bench.ok(&["clone", "create", "group/disk@monday", "group/copy"]);
+    assert_eq!(bench.names("volume"), ["group/disk", "other", "group/copy"]);
+    assert_eq!(bench.names("snapshot"), ["group/disk@monday", "other@monday"]);
+    assert_eq!(bench.ok(&["snapshot", "list", "other"]).lines().count(), 2);
+    assert_eq!(bench.json(&["volume", "show", "group/copy"])["origin"], "group/disk@monday");
+    assert_eq!(bench.json(&["volume", "delete", "other", "group/copy"])["deleted"][1], "group/copy");
+    bench.ok(&["snapshot", "delete", "other@monday"]);
+    assert_eq!(bench.names("volume"), ["group/disk"]);
+    assert_eq!(bench.names("snapshot"), ["group/disk@monday"]);
+    assert!(bench.ok(&["pool", "check"]).starts_with("sound: "));
+}
+
+#[test]
+fn tables_are_aligned_and_an_empty_one_is_told_beside() {
+    let bench = Bench::with_pool();
+    let ran = bench.run(&["volume", "list"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", "no volumes\n"));
+    let ran = bench.run(&["volume", "list", "--json"]);
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("{\"volumes\":[]}\n", ""));
+    bench.ok(&["volume", "create", "a", "--size", "4096"]);
+    bench.ok(&["volume", "create", "long/name", "--size", "512M"]);
+    let out = bench.ok(&["volume", "list"]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("NAME          SIZE  MAPPED  ORIGIN  CREATED"), "{out}");
+    assert!(lines[1].starts_with("a            4 KiB     0 B  -       20"), "{out}");
+    assert!(lines[2].starts_with("long/name  512 MiB     0 B  -       20"), "{out}");
+}
+
+#[test]
+fn json_has_the_documented_fields() {
+    const DOCUMENT: &str = include_str!("../../docs/cli.md");
+    let bench = Bench::with_pool();
+    let examples = DOCUMENT.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let examples: Vec<serde_json::Value> =
+        examples.map(|example| serde_json::from_str(example).expect(example)).collect();
+    let keys =
+        |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    bench.ok(&["volume", "create", "disk", "--size", "10G"]);
+    let snapshot = bench.json(&["snapshot", "create", "disk@monday"]);
+    assert_eq!(keys(&examples[1]), keys(&snapshot["snapshots"][0]));
+    assert_eq!(snapshot["snapshots"][0]["size_bytes"], 10u64 << 30);
+    let pool = bench.json(&["pool", "status"]);
+    assert_eq!(keys(&examples[2]), keys(&pool));
+    assert_eq!(pool["used_bytes"].as_u64().unwrap() + pool["free_bytes"].as_u64().unwrap(), 64 << 20);
+    let free = ["fresh_bytes", "recycled_bytes", "hole_bytes", "waiting_bytes", "punching_bytes"];
+    assert_eq!(free.iter().map(|field| pool[field].as_u64().unwrap()).sum::<u64>(), pool["free_bytes"]);
+    let check = bench.json(&["pool", "check"]);
+    assert_eq!((&check["clean"], &check["findings"]), (&true.into(), &serde_json::json!([])));
+    let error = bench.run(&["--json", "volume", "show", "nope"]).err;
+    assert_eq!(keys(&examples[0]), keys(&serde_json::from_str(&error).unwrap()));
+}
+
+#[test]
+fn inspect_shows_structures() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "10G"]);
+    assert_eq!(bench.ok(&["pool", "inspect", "slots"]).matches("root slot, checksum right").count(), 2);
+    assert!(bench.ok(&["pool", "inspect", "log"]).contains("create 1 'disk'"));
+    let pages = bench.json(&["pool", "inspect", "page", "0", "3"]);
+    assert_eq!(pages["structures"][1]["offset_bytes"], 3 * 4096);
+    assert_eq!(pages["structures"][1]["checksum"], "right");
+    assert!(bench.fails(Kind::Invalid, &["pool", "inspect", "page", "0", "99999"]).contains("page 99999"));
+}
+
+#[test]
+fn a_wrong_command_line_is_told_in_two_lines() {
+    let bench = Bench::with_pool();
+    let wrong: [&[&str]; 8] = [
+        &[],
+        &["volume"],
+        &["volume", "delte", "disk"],
+        &["volume", "create", "disk"],
+        &["volume", "create", "disk", "--size", "ten"],
+        &["volume", "create", "disk", "--size", "10GB"],
+        &["serve", "--tcp", "::1"],
+        &["serve", "--volume", "disk"],
+    ];
+    for arguments in wrong {
+        bench.fails(Kind::Usage, arguments);
+    }
+    assert!(bench.fails(Kind::Usage, &["volume", "create", "disk", "--size", "10GB"]).contains("as 10G"));
+    let none = ran(Command::new(VELLUM).env_remove("VELLUM_POOL").args(["volume", "list"]));
+    assert_eq!(none.code, 2);
+    assert!(none.err.contains("hint: add `--pool DIR`"));
+    let from_environment =
+        ran(Command::new(VELLUM).env("VELLUM_POOL", bench.pool()).args(["volume", "list"]));
+    assert_eq!(from_environment.code, 0);
+}
+
+#[test]
+fn what_is_absent_taken_or_impossible_has_its_code() {
+    let bench = Bench::empty();
+    assert!(bench.fails(Kind::NotFound, &["volume", "list"]).contains("there is no pool in"));
+    bench.fails(Kind::NotFound, &["pool", "check"]);
+    bench.ok(&["pool", "create", "--size", "64M"]);
+    bench.fails(Kind::Exists, &["pool", "create", "--size", "64M"]);
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    bench.fails(Kind::Exists, &["volume", "create", "disk", "--size", "1G"]);
+    bench.fails(Kind::NotFound, &["volume", "show", "nope"]);
+    bench.fails(Kind::NotFound, &["volume", "delete", "disk", "nope"]);
+    bench.fails(Kind::NotFound, &["snapshot", "create", "disk@1", "nope@1"]);
+    bench.fails(Kind::NotFound, &["clone", "create", "disk@1", "copy"]);
+    assert_eq!((bench.names("volume").len(), bench.names("snapshot").len()), (1, 0));
+    for size in ["0", "1000"] {
+        bench.fails(Kind::Invalid, &["volume", "create", "odd", "--size", size]);
+    }
+    for name in ["a@b", "", "a//b", "a\nb"] {
+        bench.fails(Kind::Invalid, &["volume", "create", name, "--size", "1G"]);
+    }
+    bench.fails(Kind::Invalid, &["snapshot", "create", "disk"]);
+    bench.fails(Kind::Invalid, &["snapshot", "delete", "disk"]);
+    bench.fails(Kind::Invalid, &["volume", "delete", "disk@1"]);
+    let other = bench.path("other");
+    for (size, kind) in [("100000", Kind::Invalid), ("64K", Kind::Invalid), ("1P", Kind::Limit)] {
+        assert_eq!(run_on(&other, &["pool", "create", "--size", size]).code, i32::from(kind.code()));
+        assert!(!other.exists());
+    }
+}
+
+#[test]
+fn a_pool_that_is_open_names_its_owner() {
+    let bench = Bench::with_pool();
+    let open = Files::open(&PoolDirectory::new(bench.pool())).unwrap();
+    let owner = format!("hint: process {} on", std::process::id());
+    assert!(bench.fails(Kind::InUse, &["volume", "list"]).contains(&owner));
+    assert!(bench.fails(Kind::InUse, &["pool", "check"]).contains(&owner));
+    bench.fails(Kind::InUse, &["pool", "create", "--size", "64M", "--force"]);
+    Box::new(open).close().unwrap();
+    bench.ok(&["pool", "check"]);
+}
+
+#[test]
+fn a_hold_keeps_a_volume() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    let disks = PoolDirectory::new(bench.pool()).open_disks().unwrap();
+    let mut pool = Pool::open(disks.data, disks.metadata, &OpenOptions::default()).unwrap();
+    let volume = pool.find("disk").unwrap();
+    pool.request(Request::Hold { volume, tag: "backup".into() }).unwrap();
+    pool.close().unwrap();
+    assert!(
+        bench.fails(Kind::Busy, &["volume", "delete", "disk"]).contains("'disk': it is held by 'backup'")
+    );
+    assert_eq!(bench.json(&["volume", "show", "disk"])["holds"][0], "backup");
+}
+
+#[test]
+fn damage_is_found_and_has_its_code() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    let path = bench.pool().join("metadata");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4 * 4096..].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let error = bench.fails(Kind::Damaged, &["pool", "check"]);
+    assert!(error.contains("is damaged: "), "{error}");
+    let ran = bench.run(&["--json", "pool", "check"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&report["clean"], &report["findings"][0]["kind"]), (&false.into(), &"damaged".into()));
+    bench.fails(Kind::Damaged, &["volume", "list"]);
+}
+
+#[test]
+fn files_that_are_no_pool_or_not_of_one_pool_have_their_codes() {
+    let bench = Bench::with_pool();
+    assert_eq!(run_on(&bench.path("other"), &["pool", "create", "--size", "64M"]).code, 0);
+    std::fs::rename(bench.path("other").join("data"), bench.pool().join("data")).unwrap();
+    bench.fails(Kind::Mismatch, &["volume", "list"]);
+    for name in ["data", "metadata"] {
+        std::fs::write(bench.pool().join(name), vec![0; 1 << 20]).unwrap();
+    }
+    bench.fails(Kind::Unsupported, &["volume", "list"]);
+    bench.fails(Kind::Unsupported, &["pool", "check"]);
+    std::fs::remove_file(bench.pool().join("metadata")).unwrap();
+    std::os::unix::fs::symlink("metadata", bench.pool().join("metadata")).unwrap();
+    bench.fails(Kind::Io, &["volume", "list"]);
+}
+
+#[test]
+fn a_failed_create_leaves_nothing_behind() {
+    let bench = Bench::empty();
+    let create =
+        format!("ulimit -f 100; exec '{VELLUM}' --pool '{}' pool create --size 1G", bench.pool().display());
+    let limited = ran(Command::new("sh").args(["-c", &create]));
+    assert_eq!(limited.code, i32::from(Kind::NoSpace.code()), "{}", limited.err);
+    assert!(!bench.pool().exists());
+    let data = bench.path("big");
+    std::fs::write(&data, "precious").unwrap();
+    let arguments = ["pool", "create", "--size", "64M", "--data", data.to_str().unwrap()];
+    bench.fails(Kind::Exists, &arguments);
+    assert!(!bench.pool().exists());
+    assert_eq!(std::fs::read(&data).unwrap(), b"precious");
+    let deep = bench.path("no/such/pool");
+    assert_eq!(run_on(&deep, &["pool", "create", "--size", "64M"]).code, i32::from(Kind::NotFound.code()));
+}
+
+#[test]
+fn a_pool_is_private_and_its_files_may_be_elsewhere() {
+    let bench = Bench::empty();
+    let (data, metadata) = (bench.path("big"), bench.path("fast"));
+    let arguments = [
+        "pool",
+        "create",
+        "--size",
+        "64M",
+        "--data",
+        data.to_str().unwrap(),
+        "--metadata",
+        metadata.to_str().unwrap(),
+    ];
+    bench.ok(&arguments);
+    assert_eq!(bench.pool().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(std::fs::read_link(bench.pool().join("data")).unwrap(), data);
+    assert_eq!(std::fs::read_link(bench.pool().join("metadata")).unwrap(), metadata);
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    bench.fails(Kind::Exists, &arguments);
+    bench.ok(&[&arguments[..], &["--force"]].concat());
+    assert!(bench.names("volume").is_empty());
+}
+
+#[test]
+fn force_takes_what_is_there() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    bench.ok(&["pool", "create", "--size", "128M", "--force"]);
+    assert!(bench.names("volume").is_empty());
+    assert_eq!(bench.json(&["pool", "status"])["size_bytes"], 128 << 20);
+}
+
+#[test]
+fn serve_makes_what_is_absent() {
+    let bench = Bench::empty();
+    bench.fails(Kind::NotFound, &["serve"]);
+    let arguments =
+        ["serve", "--create", "64M", "--volume", "a=1G", "--volume", "group/b=2G", "--default", "a"];
+    bench.fails(Kind::Unsupported, &arguments);
+    assert_eq!(bench.names("volume"), ["a", "group/b"]);
+    bench.fails(Kind::Exists, &["serve", "--volume", "c=1G", "--volume", "a=2G"]);
+    bench.fails(Kind::NotFound, &["serve", "--default", "c"]);
+    assert_eq!(bench.names("volume"), ["a", "group/b"]);
+}
+
+#[test]
+fn help_manual_and_completions_come_from_one_definition() {
+    let bench = Bench::empty();
+    assert!(bench.ok(&["--help"]).contains("   7  damaged      what is on disk"));
+    assert!(bench.ok(&["--version"]).starts_with("vellum 0."));
+    assert!(bench.ok(&["man"]).contains("damaged"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(bench.ok(&["completions", shell]).contains("snapshot"));
+    }
+    let folder = bench.path("man");
+    std::fs::create_dir(&folder).unwrap();
+    bench.ok(&["man", "--directory", folder.to_str().unwrap()]);
+    assert!(folder.join("vellum-snapshot-create.1").exists());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let bench = Bench::empty();
+    let piped = format!(
+        "'{VELLUM}' completions bash | head -c 10 >/dev/null; '{VELLUM}' --help | head -c 1 >/dev/null"
+    );
+    let ran = ran(Command::new("sh").args(["-c", &piped]));
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    drop(bench);
+}
