@@ -168,6 +168,25 @@ fn a_hold_keeps_a_volume() {
 }
 
 #[test]
+fn a_deletion_has_given_its_space_back_when_it_ends() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    let used = || bench.json(&["pool", "status"])["used_bytes"].as_u64().unwrap();
+    let before = used();
+    let disks = PoolDirectory::new(bench.pool()).open_disks().unwrap();
+    let mut pool = Pool::open(disks.data, disks.metadata, &OpenOptions::default()).unwrap();
+    let volume = pool.find("disk").unwrap();
+    pool.write(volume, 0, vec![7; 8 << 20]).unwrap();
+    pool.close().unwrap();
+    assert_eq!(used(), before + (8 << 20));
+    assert_eq!(bench.json(&["volume", "show", "disk"])["mapped_bytes"], 8 << 20);
+    bench.ok(&["volume", "delete", "disk"]);
+    assert_eq!(used(), before);
+    let status = bench.json(&["pool", "status"]);
+    assert_eq!((&status["deleting"], &status["waiting_bytes"]), (&0.into(), &0.into()));
+}
+
+#[test]
 fn damage_is_found_and_has_its_code() {
     let bench = Bench::with_pool();
     bench.ok(&["volume", "create", "disk", "--size", "1G"]);
@@ -260,6 +279,9 @@ fn serve_makes_what_is_absent() {
     assert_eq!(bench.names("volume"), ["a", "group/b"]);
     bench.fails(Kind::Exists, &["serve", "--volume", "c=1G", "--volume", "a=2G"]);
     bench.fails(Kind::NotFound, &["serve", "--default", "c"]);
+    bench.fails(Kind::Usage, &["serve", "--volume", "c=1G", "--volume", "c=2G"]);
+    let long = format!("{}/nbd.sock", "long".repeat(30));
+    bench.fails(Kind::Invalid, &["serve", "--unix", &long]);
     assert_eq!(bench.names("volume"), ["a", "group/b"]);
 }
 

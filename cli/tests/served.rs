@@ -192,7 +192,7 @@ fn the_routes_answer_as_documented() {
         ("POST /v1/volumes", r#"{"name":"x","size_bytes":1000}"#, 400, "invalid"),
         ("GET /v1/nothing", "", 404, "not-found"),
         ("PUT /v1/pool", "", 405, "usage"),
-        ("GET /v1/volumes/%ff", "", 400, "usage"),
+        ("GET /v1/volumes/%ff", "", 400, "invalid"),
     ];
     for (request, body, status, kind) in wrong {
         let (found, error) = ask(request, body);

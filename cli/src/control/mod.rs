@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 pub type Shared = Arc<Mutex<dyn Manage + Send>>;
 
 /// How long requests under way may take when the server is to end.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 

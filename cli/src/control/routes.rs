@@ -12,8 +12,9 @@ use crate::views::{
 };
 use crate::{names, views};
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Path, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -87,6 +88,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+/// A name in a path; what is wrong with it is told as every error is.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> std::result::Result<Self, Self::Rejection> {
+        let Path(name) = Path::from_request_parts(parts, state).await.map_err(|cause| {
+            Failure(Error::new(Kind::Invalid, cause.body_text()).hint("a name is percent-encoded UTF-8"))
+        })?;
+        Ok(Self(name))
+    }
+}
+
 /// Asks the pool on a thread that may block.
 async fn ask<T, F>(pool: Shared, act: F) -> Result<T>
 where
@@ -129,7 +144,7 @@ async fn snapshots(State(pool): State<Shared>) -> Answer<SnapshotsView> {
     answer(pool, StatusCode::OK, act).await
 }
 
-async fn volume(State(pool): State<Shared>, Path(name): Path<String>) -> Answer<VolumeView> {
+async fn volume(State(pool): State<Shared>, Name(name): Name) -> Answer<VolumeView> {
     let act = move |pool: &mut dyn Manage| {
         names::check_volume(&name)?;
         pool.volume(&name)
@@ -137,7 +152,7 @@ async fn volume(State(pool): State<Shared>, Path(name): Path<String>) -> Answer<
     answer(pool, StatusCode::OK, act).await
 }
 
-async fn snapshot(State(pool): State<Shared>, Path(name): Path<String>) -> Answer<VolumeView> {
+async fn snapshot(State(pool): State<Shared>, Name(name): Name) -> Answer<VolumeView> {
     let act = move |pool: &mut dyn Manage| {
         names::check_snapshot(&name)?;
         pool.volume(&name)
@@ -170,7 +185,7 @@ async fn delete(State(pool): State<Shared>, Body(old): Body<NamesView>) -> Answe
     answer(pool, StatusCode::OK, |pool| delete_all(pool, old.names)).await
 }
 
-async fn delete_volume(State(pool): State<Shared>, Path(name): Path<String>) -> Answer<DeletedView> {
+async fn delete_volume(State(pool): State<Shared>, Name(name): Name) -> Answer<DeletedView> {
     let act = |pool: &mut dyn Manage| {
         names::check_volume(&name)?;
         delete_all(pool, vec![name])
@@ -178,7 +193,7 @@ async fn delete_volume(State(pool): State<Shared>, Path(name): Path<String>) -> 
     answer(pool, StatusCode::OK, act).await
 }
 
-async fn delete_snapshot(State(pool): State<Shared>, Path(name): Path<String>) -> Answer<DeletedView> {
+async fn delete_snapshot(State(pool): State<Shared>, Name(name): Name) -> Answer<DeletedView> {
     let act = |pool: &mut dyn Manage| {
         names::check_snapshot(&name)?;
         delete_all(pool, vec![name])

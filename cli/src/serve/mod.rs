@@ -50,7 +50,7 @@ pub fn announce(
 ///
 /// Opens the pool and closes it again, so it fails with `InUse` if it is served.
 pub fn prepare(arguments: &ServeArguments, directory: &PoolDirectory) -> Result<Vec<VolumeView>> {
-    arguments.volumes.iter().try_for_each(|volume| names::check_volume(&volume.name))?;
+    check_names(&arguments.volumes)?;
     if Remote::connect(&directory.control_socket())?.is_some() {
         return Err(Error::new(Kind::InUse, format!("'{}' is being served", directory.path().display()))
             .hint("stop its server first, or use it"));
@@ -59,6 +59,17 @@ pub fn prepare(arguments: &ServeArguments, directory: &PoolDirectory) -> Result<
     let prepared = prepare_volumes(arguments, pool.as_mut());
     let closed = pool.close();
     prepared.and_then(|volumes| closed.map(|()| volumes))
+}
+
+fn check_names(volumes: &[NamedSize]) -> Result<()> {
+    for (index, NamedSize { name, .. }) in volumes.iter().enumerate() {
+        names::check_volume(name)?;
+        if volumes[..index].iter().any(|other| other.name == *name) {
+            return Err(Error::new(Kind::Usage, format!("the volume '{name}' is given twice"))
+                .hint("give --volume once for each name"));
+        }
+    }
+    Ok(())
 }
 
 fn open_or_create(create: Option<Size>, directory: &PoolDirectory) -> Result<Files> {
