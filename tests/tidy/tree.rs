@@ -49,7 +49,11 @@ fn collect(root: &Path, folder: &str, files: &mut Vec<File>) {
         let name = entry.file_name().into_string().expect("names are UTF-8");
         let path = join(folder, &name);
         let kind = entry.file_type().expect("the file can be looked at");
-        if kind.is_dir() && !LEFT_OUT.contains(&name.as_str()) {
+        // In a linked worktree `.git` is a file.
+        if LEFT_OUT.contains(&name.as_str()) {
+            continue;
+        }
+        if kind.is_dir() {
             collect(root, &path, files);
         } else if kind.is_file()
             && let Ok(text) = fs::read_to_string(entry.path())
