@@ -10,12 +10,13 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io::ErrorKind as Cause;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use vellum_engine::error::Error as EngineError;
+use std::sync::Arc;
+use vellum_engine::error::{Error as EngineError, ErrorKind};
 use vellum_engine::format::{ROOT_SLOT_PAGES, SUPERBLOCK_PAGES};
 use vellum_engine::inspect::{self, Inspection, Structure};
 use vellum_engine::options::Owner;
 use vellum_engine::request::Uuid;
-use vellum_engine::storage::{Disk, FileDisk};
+use vellum_engine::storage::{CacheMode, Disk, DiskFile, FileDisk, wipe_signatures};
 use vellum_engine::units::{PAGE_BYTES, PageNumber};
 
 /// The directory of a pool, which may not be there yet.
@@ -84,6 +85,21 @@ impl PoolDirectory {
         self.require_pool()?;
         let metadata = FileDisk::open(self.metadata()).map_err(|error| self.explain(error))?;
         let data = FileDisk::open(self.data()).map_err(|error| self.explain(error))?;
+        Ok(Disks { data, metadata })
+    }
+
+    /// Opens both disks to be served in `mode`, or in the best for each.
+    pub fn open_disks_in(&self, mode: Option<CacheMode>) -> Result<Disks> {
+        self.require_pool()?;
+        let open = |path: PathBuf| {
+            let file = match mode {
+                Some(mode) => DiskFile::open(path, mode),
+                None => DiskFile::open_in_best_mode(path),
+            };
+            file.map(|file| FileDisk::over(Arc::new(file))).map_err(|error| self.explain(error))
+        };
+        let metadata = open(self.metadata())?;
+        let data = open(self.data())?;
         Ok(Disks { data, metadata })
     }
 
@@ -158,8 +174,11 @@ impl PoolDirectory {
         Ok(disk)
     }
 
-    /// An empty disk at `path`. A block device would be taken here.
+    /// An empty disk at `path`: a new file, or a block device that is there.
     fn create_file(&self, path: &Path, force: bool, made: &mut Made) -> Result<FileDisk> {
+        if path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+            return self.take_device(path, force);
+        }
         if force && path.exists() {
             return self.empty_file(path);
         }
@@ -174,6 +193,21 @@ impl PoolDirectory {
         })?;
         made.paths.push((path.to_owned(), false));
         Ok(disk)
+    }
+
+    /// A block device that carries nothing, or whose signatures are to be wiped.
+    fn take_device(&self, path: &Path, force: bool) -> Result<FileDisk> {
+        let taken = DiskFile::take_over(path, CacheMode::Writeback, force).and_then(|device| {
+            let device = Arc::new(device);
+            wipe_signatures(&device)?;
+            Ok(FileDisk::over(device))
+        });
+        taken.map_err(|error| match error.kind() {
+            ErrorKind::Exists => {
+                Error::from(error).hint("--force takes the device, and what it holds is lost")
+            }
+            _ => self.explain(error),
+        })
     }
 
     /// What is there already loses its contents, but only if nobody has it open.

@@ -1,30 +1,25 @@
 //! A pool on its files: opened here, used, closed.
 //!
-//! Owns the translation of names to requests. What they do is the engine's.
+//! Owns opening and making it. What is asked of it is `engine.rs`'s.
 
-use super::Manage;
+use super::engine::{Engine, Opened};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
+use crate::host;
 use crate::pool_directory::{Disks, NewDisks, PoolDirectory, identity};
-use crate::views::{PoolView, VolumeView};
-use crate::{host, names};
-use vellum_engine::Pool;
-use vellum_engine::error::Error as EngineError;
+use crate::size::Size;
 use vellum_engine::options::CreateOptions;
-use vellum_engine::request::{Outcome, Request, Uuid};
-use vellum_engine::storage::FileDisk;
+use vellum_engine::request::{Reply, Request};
+use vellum_engine::storage::{Disk, FileDisk};
 use vellum_engine::units::{BLOCK_BYTES, VolumeId};
+use vellum_engine::{Pool, PoolStatus, VolumeInfo};
 
 /// Rounds of background work after a deletion, so that its space is back when the command ends.
 const SETTLE_ROUNDS_MAX: usize = 10_000;
 const SETTLE_STEP_MS: u64 = 1000;
 
-/// A pool that this process has open.
-pub struct Files {
-    pool: Pool<FileDisk>,
-    directory: PoolDirectory,
-    uuid: Uuid,
-}
+/// A pool on its files.
+pub type Files = Opened<Pool<FileDisk>>;
 
 impl Files {
     /// Opens the pool in `directory`; recovers it first if it was not closed.
@@ -34,7 +29,7 @@ impl Files {
         let uuid = identity(&mut metadata).unwrap_or_default();
         let pool = Pool::open(data, metadata, &host::open_options()?);
         let pool = pool.map_err(|error| directory.explain(error))?;
-        Ok(Self { pool, directory: directory.clone(), uuid })
+        Ok(Self::new(pool, directory, uuid))
     }
 
     /// Makes a pool of `size_bytes` in `directory`. If that fails, nothing stays behind that it made.
@@ -42,96 +37,54 @@ impl Files {
         host::survive_file_size_limit()?;
         let options = create_options(size_bytes)?;
         let (disks, made) = directory.create_disks(new)?;
+        check_fits(&disks.data, size_bytes)?;
         let pool = Pool::create(disks.data, disks.metadata, &options, &host::open_options()?);
         let pool = pool.map_err(|error| directory.explain(error))?;
         made.keep();
-        Ok(Self { pool, directory: directory.clone(), uuid: options.uuid })
+        Ok(Self::new(pool, directory, options.uuid))
+    }
+}
+
+/// A device cannot grow into a pool that is larger.
+fn check_fits(data: &FileDisk, size_bytes: u64) -> Result<()> {
+    let room_bytes = data.size_bytes() / BLOCK_BYTES * BLOCK_BYTES;
+    if data.file().is_device() && size_bytes > room_bytes {
+        let message = format!("the device has {}, less than the pool", Size(data.size_bytes()));
+        return Err(Error::new(Kind::Invalid, message).hint(format!("give --size {room_bytes} or less")));
+    }
+    Ok(())
+}
+
+impl Engine for Pool<FileDisk> {
+    fn request(&mut self, request: Request) -> Reply {
+        Pool::request(self, request)
     }
 
-    fn find(&self, name: &str) -> Result<VolumeId> {
-        names::check_any(name)?;
-        self.pool.find(name).ok_or_else(|| names::not_found(name))
+    fn volumes(&self) -> Vec<VolumeInfo> {
+        Pool::volumes(self)
     }
 
-    /// Asks for something to be made, and gives the views of it.
-    fn make(&mut self, request: Request) -> Result<Vec<VolumeView>> {
-        let made = match self.pool.request(request).map_err(|error| self.explain(error))? {
-            Outcome::Created(made) => made,
-            other => {
-                return Err(Error::new(Kind::Failure, format!("the engine answered with {other:?}")));
-            }
-        };
-        let views = VolumeView::all(&self.pool.volumes());
-        let view = |id: &VolumeId| views.iter().find(|view| view.number == id.0).cloned();
-        Ok(made.iter().filter_map(view).collect())
+    fn find(&self, name: &str) -> Option<VolumeId> {
+        Pool::find(self, name)
     }
 
-    fn make_one(&mut self, request: Request) -> Result<VolumeView> {
-        let made = self.make(request)?.pop();
-        made.ok_or_else(|| Error::new(Kind::Failure, "what was made has gone again"))
+    fn status(&self) -> PoolStatus {
+        Pool::status(self)
     }
 
-    /// The engine names volumes by number; people know names.
-    fn explain(&self, error: EngineError) -> Error {
-        let Some(vellum_engine::error::Place::Volume(id)) = error.place() else { return error.into() };
-        let name = self.pool.volumes().into_iter().find(|info| info.id == id).map(|info| info.name);
-        match name {
-            Some(name) => Error::new(error.kind().into(), format!("'{name}': {}", error.message())),
-            None => error.into(),
-        }
-    }
-
-    /// Lets what was freed go back to the host.
     fn settle(&mut self) {
         for _ in 0..SETTLE_ROUNDS_MAX {
-            self.pool.idle(SETTLE_STEP_MS);
-            let status = self.pool.status();
+            self.idle(SETTLE_STEP_MS);
+            let status = Pool::status(self);
             if status.failure.is_some() || status.deleting + status.space.waiting + status.space.punching == 0
             {
                 break;
             }
         }
     }
-}
 
-impl Manage for Files {
-    fn status(&mut self) -> Result<PoolView> {
-        let (host_data_bytes, host_metadata_bytes) = self.directory.host_bytes();
-        let view = PoolView::new(&self.uuid, &self.pool.status(), &self.pool.volumes());
-        Ok(PoolView { host_data_bytes, host_metadata_bytes, ..view })
-    }
-
-    fn volumes(&mut self) -> Result<Vec<VolumeView>> {
-        Ok(VolumeView::all(&self.pool.volumes()))
-    }
-
-    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {
-        names::check_volume(name)?;
-        self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes })
-    }
-
-    fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {
-        let cut = |name: &String| Ok((self.find(names::volume_of(name)?)?, host::new_volume(name)?));
-        let cuts = names.iter().map(cut).collect::<Result<_>>()?;
-        self.make(Request::Snapshot { cuts })
-    }
-
-    fn create_clone(&mut self, snapshot: &str, name: &str) -> Result<VolumeView> {
-        names::check_snapshot(snapshot)?;
-        names::check_volume(name)?;
-        let snapshot = self.find(snapshot)?;
-        self.make_one(Request::Clone { snapshot, new: host::new_volume(name)? })
-    }
-
-    fn delete(&mut self, names: &[String]) -> Result<()> {
-        let volumes = names.iter().map(|name| self.find(name)).collect::<Result<_>>()?;
-        self.pool.request(Request::Delete { volumes }).map_err(|error| self.explain(error))?;
-        self.settle();
-        Ok(())
-    }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        self.pool.close().map(drop).map_err(|error| self.directory.explain(error))
+    fn close(self) -> vellum_engine::error::Result<()> {
+        Pool::close(self).map(drop)
     }
 }
 

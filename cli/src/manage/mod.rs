@@ -1,9 +1,11 @@
 //! What can be asked of a pool, wherever it runs.
 //!
 //! Owns the choice: a server that answers on the control socket is asked; otherwise the pool is opened on its files.
-//! Whether that may be is the file lock's word. Read next: `files.rs`, `remote.rs`.
+//! Whether that may be is the file lock's word. Read next: `files.rs`, `live.rs`, `remote.rs`.
 
+pub mod engine;
 pub mod files;
+pub mod live;
 pub mod remote;
 
 use crate::error::Result;
@@ -11,6 +13,7 @@ use crate::names;
 use crate::pool_directory::PoolDirectory;
 use crate::views::{PoolView, VolumeView};
 pub use files::Files;
+pub use live::Live;
 pub use remote::Remote;
 
 /// What can be asked of a pool, wherever it runs. Blocking calls.

@@ -1,38 +1,125 @@
 //! `vellum serve`: what must be there before it serves, and what it tells clients.
 //!
-//! Owns the making of what is absent. Files: `listening.rs` (sockets), `exports.rs` (URIs and commands for clients).
+//! Owns the making of what is absent, and the life of the server. Files: `listening.rs` (sockets), `exports.rs` (URIs and commands for clients).
 
 pub mod exports;
 pub mod listening;
 
-use crate::arguments::serve::{NamedSize, ServeArguments};
+use crate::arguments::serve::{Cache, Io, NamedSize, ServeArguments};
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
-use crate::manage::{Files, Manage, Remote};
-use crate::names;
+use crate::manage::{Files, Live, Manage, Remote};
 use crate::output::{Output, text};
-use crate::pool_directory::{NewDisks, PoolDirectory};
+use crate::pool_directory::{Disks, NewDisks, PoolDirectory, identity};
 use crate::size::Size;
 use crate::views::{ServeView, VolumeView};
+use crate::{host, names};
 use listening::Listening;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::net::ToSocketAddrs;
+use std::sync::{Arc, Mutex};
+use vellum_engine::request::Uuid;
+use vellum_engine::storage::{CacheMode, ReactorKind, reserve_buffers};
+use vellum_nbd_server::{Config, Limits, Server};
+
+/// Memory for buffers that io_uring knows beforehand.
+const BUFFERS_BYTES: usize = 16 << 20;
 
 /// Serves the pool in `directory` until it is told to stop.
 pub fn run(arguments: &ServeArguments, directory: &PoolDirectory, output: Output) -> Result<()> {
-    let volumes = prepare(arguments, directory)?;
-    let listening = Listening::new(arguments, directory)?;
-    serve(arguments, directory, &listening, &volumes, output)
+    log_to_stderr();
+    prepare(arguments, directory)?;
+    serve(arguments, directory, Listening::new(arguments, directory)?, output)
 }
 
-/// Runs the server. Not there yet: the server of this workspace is still a protocol without sockets.
+/// Runs the server until a signal, then drains it and closes the pool.
 fn serve(
-    _arguments: &ServeArguments,
-    _directory: &PoolDirectory,
-    _listening: &Listening,
-    _volumes: &[VolumeView],
-    _output: Output,
+    arguments: &ServeArguments,
+    directory: &PoolDirectory,
+    mut listening: Listening,
+    output: Output,
 ) -> Result<()> {
-    Err(Error::new(Kind::Unsupported, "this version cannot serve yet")
-        .hint("what --create and --volume ask for was made; the other commands work on the files"))
+    // From here on a signal ends the server in order.
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT]).map_err(|cause| Error::io("cannot take signals", &cause))?;
+    host::survive_file_size_limit()?;
+    let (mut server, uuid) = start(arguments, directory)?;
+    let mut live = Live::new(server.handle(), directory, uuid);
+    let volumes = live.volumes()?;
+    let control = Control::start(&directory.control_socket(), Arc::new(Mutex::new(live)))?;
+    listen(&mut server, &mut listening)?;
+    announce(&listening, &volumes, arguments.default.as_deref(), output)?;
+    if let Some(signal) = signals.forever().next() {
+        log::info!("signal {signal}: finishing what was asked for");
+    }
+    // A second signal does not wait. What was acknowledged is safe either way.
+    std::thread::spawn(move || {
+        signals.forever().for_each(|_| std::process::exit(Kind::Failure.code().into()))
+    });
+    control.stop()?;
+    server.stop().map_err(|error| directory.explain(error))
+}
+
+/// Opens the pool and starts its threads. Nobody can connect yet.
+fn start(arguments: &ServeArguments, directory: &PoolDirectory) -> Result<(Server, Uuid)> {
+    reserve_buffers(BUFFERS_BYTES);
+    let Disks { mut data, mut metadata } = directory.open_disks_in(arguments.cache.map(CacheMode::from))?;
+    if arguments.cache.is_none() && data.file().mode() == CacheMode::Writeback {
+        log::warn!(
+            "the file system of the pool cannot write past its cache: serving in mode writeback, in which a power loss \
+             may mix old and new bytes inside 512 bytes that were being overwritten"
+        );
+    }
+    let uuid = identity(&mut metadata).unwrap_or_default();
+    let core = vellum_engine::open(&mut data, &mut metadata, &host::open_options()?);
+    let core = core.map_err(|error| directory.explain(error))?;
+    let config = Config {
+        threads: arguments.threads.map_or(0, usize::from),
+        reactor: arguments.io.into(),
+        limits: Limits { connections: arguments.connections.into(), ..Limits::default() },
+        default_export: arguments.default.clone(),
+    };
+    let server = Server::start(core, data.file().clone(), metadata.file().clone(), config);
+    let server = server.map_err(|cause| {
+        Error::io("cannot start serving", &cause).hint("with `--io auto` it falls back to threads")
+    })?;
+    Ok((server, uuid))
+}
+
+fn listen(server: &mut Server, listening: &mut Listening) -> Result<()> {
+    if let Some(path) = &listening.unix {
+        let failed = |cause| Error::io(format!("cannot listen on '{}'", path.display()), &cause);
+        server.listen_unix(path).map_err(failed)?;
+    }
+    if let Some(address) = &mut listening.tcp {
+        let failed = |cause| Error::io(format!("cannot listen on '{address}'"), &cause);
+        let found = (address.host.as_str(), address.port).to_socket_addrs().map_err(failed)?.next();
+        let found = found.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        address.port = server.listen_tcp(found).map_err(failed)?.port();
+    }
+    Ok(())
+}
+
+impl From<Cache> for CacheMode {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::Direct => Self::Direct,
+            Cache::Cached => Self::Cached,
+            Cache::Writeback => Self::Writeback,
+        }
+    }
+}
+
+impl From<Io> for ReactorKind {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Auto => Self::Auto,
+            Io::Ring => Self::Ring,
+            Io::Threads => Self::Threads,
+        }
+    }
 }
 
 /// Tells people where each export is, once the sockets listen.
@@ -44,6 +131,13 @@ pub fn announce(
 ) -> Result<()> {
     let view = ServeView { exports: exports::exports(listening, volumes, default) };
     output.result(&view, text::serve)
+}
+
+/// Warnings and worse go to people; `RUST_LOG` chooses otherwise.
+fn log_to_stderr() {
+    let environment = env_logger::Env::default().default_filter_or("warn");
+    // Fails only if somebody else logs already, which is as good.
+    let _ = env_logger::Builder::from_env(environment).format_timestamp(None).format_target(false).try_init();
 }
 
 /// Makes the pool and the volumes that are asked for and absent, and gives all volumes and snapshots.

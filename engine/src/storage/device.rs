@@ -54,7 +54,7 @@ pub fn refuse_signature(path: &Path, disk: &DiskFile) -> Result<()> {
     }
     let what = signature(&head).unwrap_or("data that this program does not know");
     let message = format!(
-        "{}: it carries {what}; if nobody needs that, wipe it (`wipefs -a`, `blkdiscard`) or use --force",
+        "{}: it carries {what}; if nobody needs that, wipe it first (`wipefs -a`, `blkdiscard`)",
         path.display()
     );
     Err(Error::new(ErrorKind::Exists, message))

@@ -1,0 +1,126 @@
+//! A pool that this process has open, on its files or as the server of it: names become requests of the engine.
+//!
+//! Owns that translation. What the requests do is the engine's; where the engine runs is [`Engine`]'s.
+
+use super::Manage;
+use crate::error::{Error, Result};
+use crate::exit::Kind;
+use crate::pool_directory::PoolDirectory;
+use crate::views::{PoolView, VolumeView};
+use crate::{host, names};
+use vellum_engine::error::Error as EngineError;
+use vellum_engine::request::{Outcome, Reply, Request, Uuid};
+use vellum_engine::units::VolumeId;
+use vellum_engine::{PoolStatus, VolumeInfo};
+
+/// An engine that can be asked.
+pub trait Engine {
+    /// Asks, and waits for the answer.
+    fn request(&mut self, request: Request) -> Reply;
+
+    /// All volumes and snapshots, by number.
+    fn volumes(&self) -> Vec<VolumeInfo>;
+
+    /// The volume or snapshot of this name.
+    fn find(&self, name: &str) -> Option<VolumeId>;
+
+    /// The state of the pool.
+    fn status(&self) -> PoolStatus;
+
+    /// Lets what was freed go back to the host, where nobody else sees to that.
+    fn settle(&mut self) {}
+
+    /// Closes the pool, if it is this one's to close.
+    fn close(self) -> vellum_engine::error::Result<()>;
+}
+
+/// A pool that this process has open.
+pub struct Opened<E> {
+    engine: E,
+    directory: PoolDirectory,
+    uuid: Uuid,
+}
+
+impl<E: Engine> Opened<E> {
+    /// The pool of `directory`, with this uuid, in `engine`.
+    pub fn new(engine: E, directory: &PoolDirectory, uuid: Uuid) -> Self {
+        Self { engine, directory: directory.clone(), uuid }
+    }
+
+    fn find(&self, name: &str) -> Result<VolumeId> {
+        names::check_any(name)?;
+        self.engine.find(name).ok_or_else(|| names::not_found(name))
+    }
+
+    /// Asks for something to be made, and gives the views of it.
+    fn make(&mut self, request: Request) -> Result<Vec<VolumeView>> {
+        let made = match self.engine.request(request).map_err(|error| self.explain(error))? {
+            Outcome::Created(made) => made,
+            other => {
+                return Err(Error::new(Kind::Failure, format!("the engine answered with {other:?}")));
+            }
+        };
+        let views = VolumeView::all(&self.engine.volumes());
+        let view = |id: &VolumeId| views.iter().find(|view| view.number == id.0).cloned();
+        Ok(made.iter().filter_map(view).collect())
+    }
+
+    fn make_one(&mut self, request: Request) -> Result<VolumeView> {
+        let made = self.make(request)?.pop();
+        made.ok_or_else(|| Error::new(Kind::Failure, "what was made has gone again"))
+    }
+
+    /// The engine names volumes by number; people know names.
+    fn explain(&self, error: EngineError) -> Error {
+        let Some(vellum_engine::error::Place::Volume(id)) = error.place() else { return error.into() };
+        let name = self.engine.volumes().into_iter().find(|info| info.id == id).map(|info| info.name);
+        match name {
+            Some(name) => Error::new(error.kind().into(), format!("'{name}': {}", error.message())),
+            None => error.into(),
+        }
+    }
+}
+
+impl<E: Engine> Manage for Opened<E> {
+    fn status(&mut self) -> Result<PoolView> {
+        let (host_data_bytes, host_metadata_bytes) = self.directory.host_bytes();
+        let view = PoolView::new(&self.uuid, &self.engine.status(), &self.engine.volumes());
+        Ok(PoolView { host_data_bytes, host_metadata_bytes, ..view })
+    }
+
+    fn volumes(&mut self) -> Result<Vec<VolumeView>> {
+        Ok(VolumeView::all(&self.engine.volumes()))
+    }
+
+    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {
+        names::check_volume(name)?;
+        self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes })
+    }
+
+    fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {
+        let cut = |name: &String| Ok((self.find(names::volume_of(name)?)?, host::new_volume(name)?));
+        let cuts = names.iter().map(cut).collect::<Result<_>>()?;
+        self.make(Request::Snapshot { cuts })
+    }
+
+    fn create_clone(&mut self, snapshot: &str, name: &str) -> Result<VolumeView> {
+        names::check_snapshot(snapshot)?;
+        names::check_volume(name)?;
+        let snapshot = self.find(snapshot)?;
+        self.make_one(Request::Clone { snapshot, new: host::new_volume(name)? })
+    }
+
+    fn delete(&mut self, names: &[String]) -> Result<()> {
+        let volumes = names.iter().map(|name| self.find(name)).collect::<Result<_>>()?;
+        self.engine.request(Request::Delete { volumes }).map_err(|error| self.explain(error))?;
+        self.engine.settle();
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        {
+            let directory = self.directory;
+            self.engine.close().map_err(|error| directory.explain(error))
+        }
+    }
+}
