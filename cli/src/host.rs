@@ -20,6 +20,15 @@ pub fn owner() -> Owner {
     }
 }
 
+/// Whether the process that has a pool may still live. Of another host that is not known, so it may.
+pub fn is_alive(owner: &Owner) -> bool {
+    let this = self::owner();
+    if owner.host != this.host {
+        return true;
+    }
+    owner.boot_id == this.boot_id && std::path::Path::new(&format!("/proc/{}", owner.pid)).exists()
+}
+
 /// Options for an opening by this process.
 pub fn open_options() -> Result<OpenOptions> {
     let nonce = getrandom::u32().map_err(no_randomness)?;

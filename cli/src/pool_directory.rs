@@ -6,18 +6,26 @@
 
 use crate::error::{Error, Result};
 use crate::exit::Kind;
+use crate::host;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::ErrorKind as Cause;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vellum_engine::error::{Error as EngineError, ErrorKind};
+use std::time::{Duration, Instant};
+use vellum_engine::error::{Error as EngineError, ErrorKind, Result as EngineResult};
 use vellum_engine::format::{ROOT_SLOT_PAGES, SUPERBLOCK_PAGES};
 use vellum_engine::inspect::{self, Inspection, Structure};
 use vellum_engine::options::Owner;
 use vellum_engine::request::Uuid;
 use vellum_engine::storage::{CacheMode, Disk, DiskFile, FileDisk, wipe_signatures};
 use vellum_engine::units::{PAGE_BYTES, PageNumber};
+
+/// How long the kernel may take to finish writes of a process that was killed.
+const PATIENCE_WITH_THE_DEAD: Duration = Duration::from_secs(20);
+/// How long to wait for somebody who has the files open and does not say who it is, as readers do.
+const PATIENCE_WITH_THE_UNKNOWN: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(10);
 
 /// The directory of a pool, which may not be there yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,32 +91,54 @@ impl PoolDirectory {
     /// Opens both disks for writing. `InUse` with the owner if somebody has them.
     pub fn open_disks(&self) -> Result<Disks> {
         self.require_pool()?;
-        let metadata = FileDisk::open(self.metadata()).map_err(|error| self.explain(error))?;
-        let data = FileDisk::open(self.data()).map_err(|error| self.explain(error))?;
-        Ok(Disks { data, metadata })
+        self.open_both(|path| FileDisk::open(path))
     }
 
     /// Opens both disks to be served in `mode`, or in the best for each.
     pub fn open_disks_in(&self, mode: Option<CacheMode>) -> Result<Disks> {
         self.require_pool()?;
-        let open = |path: PathBuf| {
+        self.open_both(|path| {
             let file = match mode {
                 Some(mode) => DiskFile::open(path, mode),
                 None => DiskFile::open_in_best_mode(path),
             };
-            file.map(|file| FileDisk::over(Arc::new(file))).map_err(|error| self.explain(error))
-        };
-        let metadata = open(self.metadata())?;
-        let data = open(self.data())?;
-        Ok(Disks { data, metadata })
+            file.map(|file| FileDisk::over(Arc::new(file)))
+        })
     }
 
     /// Opens both disks for reading, beside others that only read.
     pub fn open_disks_read_only(&self) -> Result<Disks> {
         self.require_pool()?;
-        let metadata = FileDisk::open_read_only(self.metadata()).map_err(|error| self.explain(error))?;
-        let data = FileDisk::open_read_only(self.data()).map_err(|error| self.explain(error))?;
+        self.open_both(|path| FileDisk::open_read_only(path))
+    }
+
+    fn open_both(&self, open: impl Fn(&Path) -> EngineResult<FileDisk>) -> Result<Disks> {
+        let open = |path: PathBuf| self.patiently(|| open(&path)).map_err(|error| self.explain(error));
+        let metadata = open(self.metadata())?;
+        let data = open(self.data())?;
         Ok(Disks { data, metadata })
+    }
+
+    /// The kernel may finish writes of a process for some time after its death, and keeps its files locked until then.
+    fn patiently<T>(&self, open: impl Fn() -> EngineResult<T>) -> EngineResult<T> {
+        let start = Instant::now();
+        loop {
+            match open() {
+                Err(error) if error.kind() == ErrorKind::InUse && start.elapsed() < self.patience() => {
+                    std::thread::sleep(RETRY);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// How long to wait for whoever has the pool to let go: not at all for a process that lives.
+    fn patience(&self) -> Duration {
+        match self.owner() {
+            Some(owner) if host::is_alive(&owner) => Duration::ZERO,
+            Some(_) => PATIENCE_WITH_THE_DEAD,
+            None => PATIENCE_WITH_THE_UNKNOWN,
+        }
     }
 
     /// Makes the directory if it is absent, and two empty disks. All that was made is gone again unless

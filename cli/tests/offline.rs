@@ -2,6 +2,7 @@
 //!
 //! Owns no pool code. Served pools are `served.rs`'s.
 
+#[allow(dead_code)]
 mod common;
 
 use common::{Bench, VELLUM, ran, run_on};
@@ -275,7 +276,12 @@ fn serve_makes_what_is_absent() {
     bench.fails(Kind::NotFound, &["serve"]);
     let arguments =
         ["serve", "--create", "64M", "--volume", "a=1G", "--volume", "group/b=2G", "--default", "a"];
-    bench.fails(Kind::Unsupported, &arguments);
+    let served = bench.serve(&arguments);
+    assert_eq!(bench.names("volume"), ["a", "group/b"]);
+    assert!(bench.ok(&["pool", "status"]).contains("served"));
+    bench.fails(Kind::InUse, &["serve"]);
+    served.stop();
+    assert!(!bench.pool().join("nbd.sock").exists() && !bench.pool().join("control.sock").exists());
     assert_eq!(bench.names("volume"), ["a", "group/b"]);
     bench.fails(Kind::Exists, &["serve", "--volume", "c=1G", "--volume", "a=2G"]);
     bench.fails(Kind::NotFound, &["serve", "--default", "c"]);

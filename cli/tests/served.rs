@@ -2,6 +2,7 @@
 //!
 //! Owns no pool code. The pool is served in this process.
 
+#[allow(dead_code)]
 mod common;
 
 use common::{Bench, ran};

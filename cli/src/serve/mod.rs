@@ -56,7 +56,9 @@ fn serve(
     }
     // A second signal does not wait. What was acknowledged is safe either way.
     std::thread::spawn(move || {
-        signals.forever().for_each(|_| std::process::exit(Kind::Failure.code().into()))
+        if signals.forever().next().is_some() {
+            std::process::exit(Kind::Failure.code().into());
+        }
     });
     control.stop()?;
     server.stop().map_err(|error| directory.explain(error))

@@ -3,8 +3,9 @@
 //! Owns what every test of the program does first.
 
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use vellum_cli::exit::Kind;
 
 /// The program under test.
@@ -78,6 +79,17 @@ impl Bench {
         ran.err
     }
 
+    /// Starts a server, once it has told where its exports are.
+    pub fn serve(&self, arguments: &[&str]) -> Served {
+        let mut command = Command::new(VELLUM);
+        command.env_remove("VELLUM_POOL").arg("--pool").arg(self.pool()).arg("--json").args(arguments);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut told).unwrap();
+        assert!(told.contains("nbd+unix://"), "{told}");
+        Served { process }
+    }
+
     /// Names of a list in JSON.
     pub fn names(&self, noun: &str) -> Vec<String> {
         let list = self.json(&[noun, "list"]);
@@ -94,4 +106,25 @@ pub fn ran(command: &mut Command) -> Ran {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
+
+/// A server that runs until it is stopped, or killed when this is dropped.
+pub struct Served {
+    process: Child,
+}
+
+impl Served {
+    /// Ends it as an administrator would. It must end well.
+    pub fn stop(mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert_eq!(self.process.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }

@@ -300,6 +300,8 @@ impl Drop for Ring {
                 self.in_flight.remove(completion.user_data() as usize);
             }
         }
+        // Closing the ring lets go of registered files some time later, and the lock of a pool goes with its file.
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 
