@@ -4,9 +4,12 @@
 //! Everything is decided by a seed; nothing here looks at a file, and at a clock only to tell how fast it was.
 //! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
 //! `tests/crash`, `tests/faults`.
+//!
+//! `lab` is another matter: real kernels in virtual machines, for `tests/lab`.
 
 pub mod adapter;
 pub mod driver;
+pub mod lab;
 pub mod model;
 pub mod rng;
 pub mod sim_disk;

@@ -1,0 +1,97 @@
+# Functions for scripts in the kernel lab: block devices over NBD, and file systems on them. Sourced, not run.
+#
+# A script that sources this has `set -eu -o pipefail`, and dies with the line that failed.
+set -eu -o pipefail
+shopt -s inherit_errexit
+trap 'echo "FAILED: line $LINENO: $BASH_COMMAND" >&2' ERR
+set -E
+
+die() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# wait_for WHAT COMMAND...: until COMMAND succeeds, 20 s at most.
+wait_for() {
+    local what=$1 tries
+    shift
+    for tries in {1..200}; do
+        if "$@" 2>/dev/null; then return; fi
+        sleep 0.1
+    done
+    die "$what did not come"
+}
+
+is_attached() {
+    [ -e "/sys/block/${1#/dev/}/pid" ] && [ "$(blockdev --getsize64 "$1")" -gt 0 ]
+}
+
+is_free() {
+    [ ! -e "/sys/block/${1#/dev/}/pid" ]
+}
+
+# attach DEVICE SOCKET EXPORT CONNECTIONS [OPTION...]
+attach() {
+    local device=$1 socket=$2 export=$3 connections=$4
+    shift 4
+    nbd-client -unix "$socket" -N "$export" "$device" -C "$connections" -b 4096 "$@" ||
+        die "nbd-client cannot attach $export to $device with $connections connections"
+    wait_for "$device" is_attached "$device"
+}
+
+detach() {
+    nbd-client -d "$1"
+    wait_for "the end of $1" is_free "$1"
+}
+
+# make_filesystem TYPE DEVICE
+make_filesystem() {
+    case $1 in
+        ext4) mkfs.ext4 -q -F "$2" ;;
+        xfs) mkfs.xfs -q -f "$2" ;;
+        btrfs) mkfs.btrfs -q -f "$2" ;;
+        *) die "no file system $1" ;;
+    esac
+}
+
+# check_filesystem TYPE DEVICE: fails unless the unmounted file system is clean, and never repairs.
+check_filesystem() {
+    case $1 in
+        ext4) e2fsck -f -n "$2" >/dev/null ;;
+        xfs) xfs_repair -n "$2" >/dev/null 2>&1 ;;
+        btrfs) btrfs check --readonly "$2" >/dev/null 2>&1 ;;
+    esac || die "the $1 on $2 is not clean"
+}
+
+# mount_snapshot TYPE DEVICE FOLDER: a read-only copy, beside its origin, without replaying what its log holds.
+mount_snapshot() {
+    case $1 in
+        ext4) mount -t ext4 -o ro,noload "$2" "$3" ;;
+        xfs) mount -t xfs -o ro,norecovery,nouuid "$2" "$3" ;;
+        *) die "$1 cannot be mounted beside its origin" ;;
+    esac
+}
+
+# write_files FOLDER SEED COUNT: files whose bytes follow from the seed, with their sums beside them.
+write_files() {
+    local number
+    mkdir -p "$1"
+    for ((number = 0; number < $3; number++)); do
+        random_bytes "$2-$number" $((number % 7 * 100000 + 4097)) >"$1/$number"
+    done
+    (cd "$1" && sha256sum -- [0-9]* >sums)
+}
+
+# random_bytes SEED COUNT
+random_bytes() {
+    openssl enc -aes-128-ctr -nosalt -pass "pass:$1" -pbkdf2 -iter 1 -in /dev/zero 2>/dev/null | head -c "$2" || true
+}
+
+# verify_files FOLDER
+verify_files() {
+    (cd "$1" && sha256sum --quiet -c sums) || die "the files in $1 are not what was written"
+}
+
+drop_caches() {
+    echo 3 >/proc/sys/vm/drop_caches
+}
