@@ -1,13 +1,14 @@
 //! Tests the kernel lab itself, and the kernel's NBD client with a server that is known to be right.
 //!
-//! Owns no knowledge of Vellum's server: `vellum.sh` is for that. A failure here means that the lab is broken or
-//! that something it needs is not installed, see `install`.
+//! All but the last test know nothing of Vellum's server: if they fail, the lab is broken or something that it needs
+//! is not installed, see `install`. The last one runs `vellum.sh` with the binary that `VELLUM_BINARY` names.
 
 use std::fs;
 use std::time::Duration;
 use vellum_tests::lab::{Error, Lab, Script};
 
 const NBD: &str = include_str!("nbd.sh");
+const VELLUM: &str = include_str!("vellum.sh");
 const STAND_IN: &str = include_str!("stand_in.sh");
 
 fn lab() -> Lab {
@@ -48,7 +49,7 @@ fn a_script_has_the_machine_it_asked_for() {
 
 #[test]
 fn a_hanging_script_is_killed_at_its_time_limit() {
-    let script = Script::new("echo started; sleep 1000").timeout(Duration::from_secs(20));
+    let script = Script::new("echo started; sleep 1000").timeout(Duration::from_secs(12));
     match lab().run(&script) {
         Err(Error::Hang(remains)) => assert_eq!(remains.output, "started\n", "{}", remains.console),
         other => panic!("{other:?}"),
@@ -66,6 +67,20 @@ fn a_panic_is_told_as_such() {
 #[test]
 fn the_kernel_client_works_with_a_known_server() {
     let script = Script::new(STAND_IN).file("nbd.sh", NBD).modules(&["nbd", "ext4"]);
+    let outcome = lab().run(&script).unwrap_or_else(|error| panic!("{error}")).expect_success();
+    print!("{}", outcome.output);
+}
+
+#[test]
+#[ignore = "needs VELLUM_BINARY, the path of a vellum binary"]
+fn the_kernel_client_works_with_vellum() {
+    let binary = std::env::var("VELLUM_BINARY").expect("VELLUM_BINARY is set");
+    let disk = tempfile::NamedTempFile::new().expect("a disk");
+    disk.as_file().set_len(2 << 30).expect("a disk");
+    let script = Script::new("bash vellum.sh \"$(cat binary)\"").timeout(Duration::from_secs(420));
+    let script = script.modules(&["nbd", "loop", "dm-snapshot", "ext4", "xfs", "btrfs"]).disk(disk.path());
+    let script =
+        script.file("binary", &*binary).host_file(&binary).file("vellum.sh", VELLUM).file("nbd.sh", NBD);
     let outcome = lab().run(&script).unwrap_or_else(|error| panic!("{error}")).expect_success();
     print!("{}", outcome.output);
 }

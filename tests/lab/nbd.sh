@@ -63,13 +63,28 @@ check_filesystem() {
     esac || die "the $1 on $2 is not clean"
 }
 
-# mount_snapshot TYPE DEVICE FOLDER: a read-only copy, beside its origin, without replaying what its log holds.
+# mount_snapshot TYPE DEVICE FOLDER: read-only, without replaying what its log holds.
 mount_snapshot() {
     case $1 in
         ext4) mount -t ext4 -o ro,noload "$2" "$3" ;;
         xfs) mount -t xfs -o ro,norecovery,nouuid "$2" "$3" ;;
-        *) die "$1 cannot be mounted beside its origin" ;;
+        btrfs) mount -t btrfs -o ro,rescue=nologreplay "$2" "$3" ;; # never beside its origin
     esac
+}
+
+# layer_above DEVICE NAME: /dev/mapper/NAME is DEVICE, writable, with the changes in memory. Needs dm-snapshot, loop.
+layer_above() {
+    local loop
+    truncate -s 256M "/dev/shm/$2"
+    loop=$(losetup --show -f "/dev/shm/$2")
+    dmsetup create "$2" --table "0 $(blockdev --getsz "$1") snapshot $1 $loop N 8"
+    dmsetup mknodes "$2"
+}
+
+remove_layer() {
+    dmsetup remove "$1"
+    losetup -D
+    rm "/dev/shm/$1"
 }
 
 # write_files FOLDER SEED COUNT: files whose bytes follow from the seed, with their sums beside them.
