@@ -11,6 +11,11 @@ die() {
     exit 1
 }
 
+# say WORDS: with the seconds since the kernel started.
+say() {
+    echo "[$(cut -d' ' -f1 /proc/uptime)] $*"
+}
+
 # wait_for WHAT COMMAND...: until COMMAND succeeds, 20 s at most.
 wait_for() {
     local what=$1 tries

@@ -25,5 +25,5 @@ for connections in 1 4; do
     check_filesystem ext4 /dev/nbd0
     blkdiscard /dev/nbd0
     detach /dev/nbd0
-    echo "connections $connections: ok"
+    say "connections $connections: ok"
 done

@@ -68,7 +68,7 @@ write_and_check() {
 # trim_gives_back VOLUME: the mounted file system loses a file, and the pool its blocks.
 trim_gives_back() {
     local full
-    random_bytes "$1-large" $((48 << 20)) >/mnt/volume/large
+    random_bytes "$1-large" $((16 << 20)) >/mnt/volume/large
     sync -f /mnt/volume
     full=$(used_blocks)
     rm /mnt/volume/large
@@ -123,14 +123,14 @@ has_first() {
 
 # exercise TYPE CONNECTIONS
 exercise() {
-    local type=$1 connections=$2 volume=$1-$2 before
+    local type=$1 connections=$2 volume=$1-$2
     vellum volume create "$volume" --size 512M
     attach /dev/nbd0 "$socket" "$volume" "$connections"
     [ "$(blockdev --getsize64 /dev/nbd0)" = $((512 << 20)) ] || die "wrong size"
     write_and_check "$type" "$volume"
-    echo "$volume: written, clean, read again"
+    say "$volume: written, clean, read again"
     trim_gives_back "$volume"
-    echo "$volume: fstrim gives blocks back"
+    say "$volume: fstrim gives blocks back"
     snapshot_mounted "$type" "$volume"
     [ "$type" != btrfs ] || hide_origin
     read_snapshots "$type" "$volume"
@@ -139,7 +139,7 @@ exercise() {
         attach /dev/nbd0 "$socket" "$volume" "$connections"
         mount /dev/nbd0 /mnt/volume
     fi
-    echo "$volume: snapshots hold what was there"
+    say "$volume: snapshots hold what was there"
     verify_files /mnt/volume/second
     umount /mnt/volume
     check_filesystem "$type" /dev/nbd0
@@ -155,7 +155,7 @@ survives() {
     verify_files /mnt/volume/second
     umount /mnt/volume
     detach /dev/nbd0
-    echo "$2: there after the server's $1"
+    say "$2: there after the server's $1"
 }
 
 discard_gives_back() {
@@ -166,7 +166,7 @@ discard_gives_back() {
     must_use_fewer_than "$before" blkdiscard
     cmp -n $((16 << 20)) /dev/nbd0 /dev/zero
     detach /dev/nbd0
-    echo "$1: blkdiscard gives blocks back"
+    say "$1: blkdiscard gives blocks back"
 }
 
 place_pool
@@ -180,4 +180,4 @@ survives TERM ext4-4
 survives KILL ext4-4
 discard_gives_back ext4-4
 stop TERM
-echo "all worked"
+say "all worked"

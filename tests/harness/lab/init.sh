@@ -4,7 +4,7 @@
 # /job is the run's folder on the host, writable: what is written there is on the host at once, also when the kernel
 # panics a moment later. Over the host's root, which is read-only, lies a tmpfs that takes all changes.
 export PATH=/bin
-/bin/busybox mkdir -p /bin /proc /dev /job /host /changes /root
+/bin/busybox mkdir -p /bin /proc /dev /job /host /changes /inner
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
@@ -19,27 +19,27 @@ plan9 job /job access=any
 plan9 host /host ro,cache=loose,access=any
 mount -t tmpfs -o mode=755,size=75% changes /changes
 mkdir /changes/upper /changes/work
-mount -t overlay -o lowerdir=/host,upperdir=/changes/upper,workdir=/changes/work overlay /root || exit 1
+mount -t overlay -o lowerdir=/host,upperdir=/changes/upper,workdir=/changes/work overlay /inner || exit 1
 
-mount -t proc proc /root/proc
-mount -t sysfs sys /root/sys
-mount -t devtmpfs dev /root/dev
-mkdir -p /root/dev/pts /root/dev/shm /root/lab /root/out
-mount -t devpts pts /root/dev/pts
-for folder in dev/shm run; do mount -t tmpfs -o mode=1777 tmpfs "/root/$folder"; done
-ln -s /proc/self/fd /root/dev/fd
-ln -s /proc/self/fd/0 /root/dev/stdin
-ln -s /proc/self/fd/1 /root/dev/stdout
-ln -s /proc/self/fd/2 /root/dev/stderr
-mount --bind /job/out /root/out
-cp -r /job/files/. /root/lab
+mount -t proc proc /inner/proc
+mount -t sysfs sys /inner/sys
+mount -t devtmpfs dev /inner/dev
+mkdir -p /inner/dev/pts /inner/dev/shm /inner/lab /inner/out
+mount -t devpts pts /inner/dev/pts
+for folder in dev/shm run; do mount -t tmpfs -o mode=1777 tmpfs "/inner/$folder"; done
+ln -s /proc/self/fd /inner/dev/fd
+ln -s /proc/self/fd/0 /inner/dev/stdin
+ln -s /proc/self/fd/1 /inner/dev/stdout
+ln -s /proc/self/fd/2 /inner/dev/stderr
+mount --bind /job/out /inner/out
+cp -r /job/files/. /inner/lab
 ip link set lo up
 
 release=$(uname -r)
-mkdir -p "/root/lib/modules/$release"
-mount --bind "/host$(cat /job/modules-folder)" "/root/lib/modules/$release" || exit 1
+mkdir -p "/inner/lib/modules/$release"
+mount --bind "/host$(cat /job/modules-folder)" "/inner/lib/modules/$release" || exit 1
 # The kernel asks for modules here, outside the script's root.
-printf '#!/bin/sh\nPATH=/usr/sbin:/sbin:/usr/bin:/bin exec /bin/chroot /root modprobe "$@"\n' >/sbin-modprobe
+printf '#!/bin/sh\nPATH=/usr/sbin:/sbin:/usr/bin:/bin exec /bin/chroot /inner modprobe "$@"\n' >/sbin-modprobe
 chmod +x /sbin-modprobe
 echo /sbin-modprobe >/proc/sys/kernel/modprobe
 
@@ -50,7 +50,7 @@ mkfifo /output
 cat /output >/job/output &
 reader=$!
 env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LANG=C.UTF-8 TERM=dumb \
-    DM_DISABLE_UDEV=1 chroot /root /bin/bash /lab/.run </dev/null >/output 2>&1
+    DM_DISABLE_UDEV=1 chroot /inner /bin/bash /lab/.run </dev/null >/output 2>&1
 status=$?
 
 # What the script left running holds its output open.
