@@ -55,14 +55,14 @@ write_and_check() {
     make_filesystem "$1" /dev/nbd0
     mount /dev/nbd0 /mnt/volume
     write_files /mnt/volume/first "$2" 20
-    dd if=/mnt/volume/first/1 of=/mnt/volume/synced bs=64k conv=fsync status=none
+    dd if=/mnt/volume/first/01 of=/mnt/volume/synced bs=64k conv=fsync status=none
     sync -f /mnt/volume
     umount /mnt/volume
     check_filesystem "$1" /dev/nbd0
     drop_caches
     mount /dev/nbd0 /mnt/volume
     verify_files /mnt/volume/first
-    cmp /mnt/volume/first/1 /mnt/volume/synced
+    cmp /mnt/volume/first/01 /mnt/volume/synced
 }
 
 # trim_gives_back VOLUME: the mounted file system loses a file, and the pool its blocks.
