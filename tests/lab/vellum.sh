@@ -35,19 +35,19 @@ stop() {
     wait "$server" || true
 }
 
-used_blocks() {
+used_bytes() {
     local found
-    found=$(vellum pool status --json | grep -o '"used_blocks": *[0-9]*') || die "no used_blocks in the pool's status"
+    found=$(vellum pool status --json | grep -o '"used_bytes": *[0-9]*') || die "no used_bytes in the pool's status"
     echo "${found##*[: ]}"
 }
 
 uses_fewer_than() {
-    [ "$(used_blocks)" -lt "$1" ]
+    [ "$(used_bytes)" -lt "$1" ]
 }
 
 # Freeing may follow the discard a little later.
 must_use_fewer_than() {
-    wait_for "less than $1 used blocks after $2" uses_fewer_than "$1"
+    wait_for "less than $1 used bytes after $2" uses_fewer_than "$1"
 }
 
 # write_and_check TYPE VOLUME: what fsync and sync promised is there after a new mount, and the file system is clean.
@@ -70,7 +70,7 @@ trim_gives_back() {
     local full
     random_bytes "$1-large" $((16 << 20)) >/mnt/volume/large
     sync -f /mnt/volume
-    full=$(used_blocks)
+    full=$(used_bytes)
     rm /mnt/volume/large
     sync -f /mnt/volume
     fstrim /mnt/volume
@@ -161,7 +161,7 @@ survives() {
 discard_gives_back() {
     local before
     attach /dev/nbd0 "$socket" "$1" 4
-    before=$(used_blocks)
+    before=$(used_bytes)
     blkdiscard /dev/nbd0
     must_use_fewer_than "$before" blkdiscard
     cmp -n $((16 << 20)) /dev/nbd0 /dev/zero
