@@ -71,7 +71,7 @@ impl PoolView {
             size_bytes: status.data_blocks * BLOCK_BYTES,
             used_bytes: status.used_blocks * BLOCK_BYTES,
             free_bytes: (status.data_blocks - status.used_blocks) * BLOCK_BYTES,
-            fresh_bytes: status.space.fresh * BLOCK_BYTES,
+            fresh_bytes: (status.space.fresh + status.space.write_ahead) * BLOCK_BYTES,
             recycled_bytes: status.space.recycled * BLOCK_BYTES,
             hole_bytes: status.space.holes * BLOCK_BYTES,
             waiting_bytes: status.space.waiting * BLOCK_BYTES,

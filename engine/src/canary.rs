@@ -18,6 +18,8 @@ pub enum Canary {
     NoPins,
     /// H3: a block is given out while it is being punched.
     PunchRacesRewrite,
+    /// H3: a block is given out while it is being written ahead.
+    WriteAheadRacesWrite,
     /// H4: a flush that arrives while a sync runs is answered by that sync.
     FlushSharesRunningSync,
     /// H5: checksums of log records are not verified.
@@ -72,13 +74,14 @@ pub enum Canary {
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
         Self::ReuseUnproven,
         Self::NoPins,
         Self::PunchRacesRewrite,
+        Self::WriteAheadRacesWrite,
         Self::FlushSharesRunningSync,
         Self::RecordChecksumIgnored,
         Self::PageChecksumIgnored,

@@ -37,6 +37,10 @@ pub struct OpenOptions {
     pub slab_blocks: u64,
     /// Free blocks that stay on the host for the next writes; what is freed beyond that is punched.
     pub recycle_blocks: u64,
+    /// Free blocks that are written with zeros before they are given out, while syncs are frequent; 0 for none.
+    pub written_ahead_blocks: u64,
+    /// Syncs and new blocks after which it is judged anew whether syncs are frequent.
+    pub sync_window: u64,
     /// Mappings that one slice of a discard or deletion takes down.
     pub slice_mappings: u64,
     /// Changed metadata pages that start a checkpoint.
@@ -59,6 +63,8 @@ impl Default for OpenOptions {
             log_writes_in_flight: 2,
             slab_blocks: 1024,
             recycle_blocks: 1024,
+            written_ahead_blocks: 128,
+            sync_window: 64,
             slice_mappings: 64 * 1024,
             checkpoint_pages: 4096,
             cache_pages: 16 * 1024,

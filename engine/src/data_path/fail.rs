@@ -34,7 +34,7 @@ impl Core {
             match then {
                 Then::Part(key) | Then::Answer(key) => self.answer_with_failure(key, &error),
                 Then::Run(task) => self.fail_task(task, &error),
-                Then::Nothing | Then::Slab(..) => {}
+                Then::Nothing | Then::Slab(..) | Then::WrittenAhead(..) => {}
             }
         }
         for key in self.checkpoint.drain() {

@@ -16,7 +16,8 @@
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`; joining two layers
-//! `collapse.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file).
+//! `collapse.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file),
+//! `write_ahead.rs` (free blocks written before they are needed).
 //! `opening.rs` makes a core from two disks.
 
 mod checkpoint;
@@ -40,6 +41,7 @@ mod turn;
 mod unmap;
 mod unproven;
 mod write;
+mod write_ahead;
 
 pub use opening::open;
 pub use space::SpaceCounts;
@@ -115,6 +117,8 @@ pub enum Then {
     Run(Task),
     /// A slab can be given out: first block and length.
     Slab(DataBlock, u64),
+    /// Free blocks were written, or not: first block, length and which.
+    WrittenAhead(DataBlock, u64, bool),
 }
 
 /// A request that is not answered yet.
@@ -156,6 +160,7 @@ pub struct Core {
     room: room::RoomState,
     checkpoint: checkpoint::CheckpointState,
     slab: reclaim::SlabState,
+    write_ahead: write_ahead::WriteAheadState,
     growth: reclaim::GrowthState,
     reads: FxHashMap<Key, read::OpenRead>,
     gathers: FxHashMap<u64, gather::Gather>,

@@ -7,6 +7,7 @@ use super::commit::Commit;
 use super::locks::Locks;
 use super::space::Space;
 use super::unproven::Unproven;
+use super::write_ahead::WriteAheadState;
 use super::{Core, Task, reclaim, room};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Result};
@@ -160,6 +161,7 @@ impl Core {
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position),
             slab: reclaim::SlabState::default(),
+            write_ahead: WriteAheadState::default(),
             growth: reclaim::GrowthState::default(),
             reads: FxHashMap::default(),
             gathers: FxHashMap::default(),

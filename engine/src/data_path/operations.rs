@@ -33,6 +33,8 @@ pub enum Pending {
     SlotSync,
     /// A slab being allocated.
     Slab(DataBlock, u64),
+    /// Zeros into free blocks.
+    WriteAhead,
     /// Free blocks being given back to the host.
     Punch(DataBlock, u64),
     /// The metadata file being extended.
@@ -77,6 +79,7 @@ impl Core {
             Pending::Slot => self.slot_written(result),
             Pending::SlotSync => self.slot_synced(result),
             Pending::Slab(first, blocks) => self.slab_allocated(first, blocks, result),
+            Pending::WriteAhead => self.write_ahead_done(result),
             Pending::Punch(first, blocks) => self.punch_done(first, blocks, result),
             Pending::Growth => self.growth_allocated(result),
             Pending::GrowthSync => self.growth_synced(result),
@@ -99,6 +102,7 @@ impl Core {
         match result {
             Ok(()) => {
                 self.syncing.clear();
+                self.note_sync();
                 for then in self.commit.sync_completed() {
                     self.happen(then);
                 }

@@ -64,6 +64,7 @@ impl Core {
         if short && !self.slab.running && !self.slab.refused {
             self.start_slab();
         }
+        self.run_write_ahead();
         if !self.slab.punching {
             self.start_punch();
         }
@@ -74,7 +75,8 @@ impl Core {
 
     /// Whether nothing of this is in flight.
     pub(super) fn reclaim_is_quiet(&self) -> bool {
-        !self.slab.running && !self.slab.punching && self.growth.to_pages.is_none()
+        let slabs = !self.slab.running && !self.slab.punching && self.write_ahead.is_quiet();
+        slabs && self.growth.to_pages.is_none()
     }
 
     fn start_slab(&mut self) {

@@ -20,6 +20,8 @@ pub struct Space {
     holes: BitVec,
     counts: SpaceCounts,
     cursor: usize,
+    /// No recycled block comes before this one.
+    recycled_from: usize,
     freed: VecDeque<(DeltaNumber, DataBlock)>,
     /// For whom operations in flight name a block, and how many.
     pins: FxHashMap<DataBlock, Vec<(VolumeId, u32)>>,
@@ -42,6 +44,8 @@ pub struct SpaceCounts {
     pub waiting: u64,
     /// Free and waiting to be punched, or being punched.
     pub punching: u64,
+    /// Free, allocated, and being written before they are needed.
+    pub write_ahead: u64,
 }
 
 impl Space {
@@ -56,6 +60,7 @@ impl Space {
             holes,
             counts,
             cursor: 0,
+            recycled_from: 0,
             freed: VecDeque::new(),
             pins: FxHashMap::default(),
             pinned_free: FxHashSet::default(),
@@ -81,7 +86,9 @@ impl Space {
 
     /// Whether freed blocks are on their way, so that something happens also if the host gives nothing.
     pub fn is_expecting(&self) -> bool {
-        self.counts.punching > 0 || !self.freed.is_empty() || !self.pinned_free.is_empty()
+        self.counts.punching + self.counts.write_ahead > 0
+            || !self.freed.is_empty()
+            || !self.pinned_free.is_empty()
     }
 
     /// The newest delta that freed a block which is not free yet.
@@ -92,7 +99,8 @@ impl Space {
     /// Gives a block out: one that was written before, or the next fresh one in order.
     pub fn take(&mut self) -> Option<DataBlock> {
         if self.counts.recycled > 0 {
-            let block = self.recycled.first_one()?;
+            let block = self.recycled_from + self.recycled[self.recycled_from..].first_one()?;
+            self.recycled_from = block + 1;
             self.recycled.set(block, false);
             self.counts.recycled -= 1;
             return Some(DataBlock(block as u64));
@@ -159,15 +167,42 @@ impl Space {
         if self.pins.contains_key(&block) && !canary::broken(Canary::NoPins) {
             self.pinned_free.insert(block);
         } else if self.counts.recycled < self.recycle_blocks {
-            self.recycled.set(block.0 as usize, true);
-            self.counts.recycled += 1;
+            self.recycle(block, 1);
         } else {
             self.to_punch.insert(block.0);
             self.counts.punching += 1;
             if canary::broken(Canary::PunchRacesRewrite) {
-                self.recycled.set(block.0 as usize, true);
-                self.counts.recycled += 1;
+                self.recycle(block, 1);
             }
+        }
+    }
+
+    fn recycle(&mut self, first: DataBlock, blocks: u64) {
+        let range = first.0 as usize..(first.0 + blocks) as usize;
+        self.recycled_from = self.recycled_from.min(range.start);
+        self.recycled[range].fill(true);
+        self.counts.recycled += blocks;
+    }
+
+    /// The next run of fresh blocks, at most `blocks` long, taken out to be written ahead.
+    pub fn take_fresh(&mut self, blocks: u64) -> Option<(DataBlock, u64)> {
+        let behind = self.fresh[self.cursor..].first_one().map(|i| i + self.cursor);
+        let first = behind.or_else(|| self.fresh.first_one()).filter(|_| blocks > 0)?;
+        let run = self.fresh[first..].leading_ones().min(blocks as usize);
+        self.fresh[first..first + run].fill(false);
+        self.cursor = first + run;
+        self.counts.fresh -= run as u64;
+        self.counts.write_ahead += run as u64;
+        Some((DataBlock(first as u64), run as u64))
+    }
+
+    /// Blocks that were taken to be written ahead are free again: as written ones, or as they were.
+    pub fn written_ahead(&mut self, first: DataBlock, blocks: u64, written: bool) {
+        self.counts.write_ahead -= blocks;
+        if written {
+            self.recycle(first, blocks);
+        } else {
+            self.slab_ready(first, blocks);
         }
     }
 
@@ -213,8 +248,7 @@ impl Space {
             self.holes[range].fill(true);
             self.counts.holes += blocks;
         } else {
-            self.recycled[range].fill(true);
-            self.counts.recycled += blocks;
+            self.recycle(first, blocks);
         }
     }
 }

@@ -258,6 +258,7 @@ impl Core {
             Then::Answer(key) => self.answer(key),
             Then::Run(task) => self.ready.push_back(task),
             Then::Slab(first, blocks) => self.slab_synced(first, blocks),
+            Then::WrittenAhead(first, blocks, written) => self.write_ahead_synced(first, blocks, written),
         }
     }
 }

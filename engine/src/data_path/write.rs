@@ -208,6 +208,7 @@ impl Core {
             return self.wait_for_block(Task::Write(task));
         };
         if joined.is_none() {
+            self.note_block_taken();
             self.locks.set_target(place, block);
         }
         self.start_fresh(task, block, sectors, needed);

@@ -43,6 +43,9 @@ impl RunConfig {
     /// A run without any end, in which nothing may fail.
     pub fn quiet(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x0c0f_f19e);
+        // Numbers of their own, so that a seed stands for the same run as before these options came.
+        let mut own = Rng::new(!seed);
+        let (written_ahead_blocks, sync_window) = (*own.pick(&[0, 0, 4]), *own.pick(&[2, 8]));
         let roomy = !seed.is_multiple_of(3);
         let data_blocks = if roomy { 320 } else { rng.between(16, 48) };
         Self {
@@ -54,7 +57,7 @@ impl RunConfig {
                 secret: seed.wrapping_mul(0x2545_f491_4f6c_dd1d),
                 created_unix_s: 1,
             },
-            open: small_options(&mut rng),
+            open: OpenOptions { written_ahead_blocks, sync_window, ..small_options(&mut rng) },
             workload: workload(&mut rng),
             tolerance: if roomy { Tolerance::Nothing } else { Tolerance::Space },
             in_flight: *rng.pick(&[1, 3, 8, 16]),
