@@ -28,7 +28,7 @@ const PARTS_MAX: usize = 1024;
 /// enough for those of one batch to come together. Kernels before 6.12 wait for one.
 const GATHER_US: u32 = 50;
 /// Completions that are waited for at most.
-const GATHER_MAX: usize = 16;
+const GATHER_MAX: usize = 32;
 
 /// What the kernel works on, with everything that it may still touch.
 enum InFlight {
@@ -127,14 +127,14 @@ impl Ring {
         *counter = counter.wrapping_add_signed(change);
     }
 
-    /// How many completions are worth a wait: half of the disk operations, and what is behind the sends, which as a rule
-    /// are over when they are submitted.
+    /// How many completions are worth a wait: the disk operations, so that one sync covers them all, or what a client
+    /// sends next; and the sends, which as a rule are over when they are submitted.
     fn expected(&self) -> usize {
         if !self.ready.is_empty() {
             return 0;
         }
-        let others = if self.disk_operations > 0 { self.disk_operations.div_ceil(2) } else { 1 };
-        if self.gathers { (others + self.sends).min(GATHER_MAX) } else { 1 }
+        let expected = self.disk_operations.max(1) + self.sends;
+        if self.gathers { expected.min(GATHER_MAX) } else { 1 }
     }
 
     fn enter_without_waiting(&mut self) {
