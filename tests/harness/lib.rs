@@ -1,16 +1,19 @@
 //! The machinery of the crash tests: a disk that loses what it may lose, a model that knows what must be kept,
 //! and a driver that runs the engine between the two.
 //!
-//! Everything is decided by a seed; nothing here looks at a file, and at a clock only to tell how fast it was.
+//! Everything is decided by a seed; nothing here looks at a file, and at a clock only to tell how fast it was
+//! or that a server does not answer.
 //! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
 //! `tests/crash`, `tests/faults`.
 //!
 //! `lab` is another matter: real kernels in virtual machines, for `tests/lab`.
+//! `tests/crash`, `tests/faults`. `nbd_client.rs` is for tests of a whole server and needs none of the rest.
 
 pub mod adapter;
 pub mod driver;
 pub mod lab;
 pub mod model;
+pub mod nbd_client;
 pub mod rng;
 pub mod sim_disk;
 pub mod tag;

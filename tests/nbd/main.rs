@@ -1,0 +1,17 @@
+//! Whole servers on real files, and clients that do everything right and everything wrong.
+//!
+//! `handshake`, `commands` and `structured` are the conformance suite: each prints a table of what was tried and what
+//! came back (`cargo test -p vellum-tests --test nbd conforms -- --nocapture --test-threads 1`). `model` compares a
+//! volume with a plain vector. `vanish`, `pressure`, `noise` and `lifecycle` are about clients that nobody wishes for.
+//! Everything is done with both reactors. Read next: `fixture.rs`, `harness/nbd_client.rs`.
+
+mod commands;
+mod fixture;
+mod handshake;
+mod lifecycle;
+mod model;
+mod noise;
+mod pressure;
+mod structured;
+mod table;
+mod vanish;
