@@ -283,4 +283,18 @@ mod tests {
             drop(theirs);
         }
     }
+
+    #[test]
+    fn a_reactor_that_goes_away_lets_go_of_its_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        drop(DiskFile::create(&path, 1 << 20, CacheMode::Writeback).unwrap());
+        for kind in KINDS {
+            for _ in 0..20 {
+                let file = Arc::new(DiskFile::open(&path, CacheMode::Cached).unwrap());
+                let (mut reactor, _) = reactor(kind, &[file], &Waker::new().unwrap()).unwrap();
+                run(reactor.as_mut(), Operation::Sync).result.unwrap();
+            }
+        }
+    }
 }
