@@ -11,20 +11,36 @@ pub struct Buffer(Memory);
 
 enum Memory {
     Heap(AVec<u8, ConstAlign<PAGE_BYTES>>),
+    /// Comes as zeros from the kernel, page by page, when it is first written.
+    Zeros(Zeros),
     /// Known to the kernel.
     Arena(Slot),
 }
 
+/// An aligned part of plain memory, which is a little longer.
+struct Zeros {
+    /// Never grows.
+    memory: Vec<u8>,
+    start: usize,
+    length_bytes: usize,
+}
+
+impl Zeros {
+    fn new(length_bytes: usize) -> Self {
+        let memory = vec![0; length_bytes + PAGE_BYTES];
+        let start = memory.as_ptr().addr().next_multiple_of(PAGE_BYTES) - memory.as_ptr().addr();
+        Self { memory, start, length_bytes }
+    }
+}
+
 impl Buffer {
-    /// `length_bytes` zeros.
+    /// `length_bytes` zeros. A long one takes memory only as it is filled.
     pub fn zeroed(length_bytes: usize) -> Self {
         if let Some(mut slot) = arena::take(length_bytes) {
             slot.fill(0);
             return Self(Memory::Arena(slot));
         }
-        let mut memory = AVec::with_capacity(PAGE_BYTES, length_bytes);
-        memory.resize(length_bytes, 0);
-        Self(Memory::Heap(memory))
+        Self(Memory::Zeros(Zeros::new(length_bytes)))
     }
 
     /// A copy of `bytes`.
@@ -54,6 +70,7 @@ impl Deref for Buffer {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Memory::Heap(memory) => memory,
+            Memory::Zeros(zeros) => &zeros.memory[zeros.start..][..zeros.length_bytes],
             Memory::Arena(slot) => slot,
         }
     }
@@ -63,6 +80,7 @@ impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Memory::Heap(memory) => memory,
+            Memory::Zeros(zeros) => &mut zeros.memory[zeros.start..][..zeros.length_bytes],
             Memory::Arena(slot) => slot,
         }
     }
