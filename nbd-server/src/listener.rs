@@ -81,14 +81,15 @@ impl Drop for Listener {
     }
 }
 
-/// Replaces only a socket that nobody answers at.
+/// Replaces only a socket that nobody answers at. Any other failure than a refusal (a socket of another kind, or one that
+/// we may not use) says that somebody may well be there.
 fn refuse_foreign(path: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    let alive = metadata.file_type().is_socket() && UnixStream::connect(path).is_ok();
-    if alive || !metadata.file_type().is_socket() {
-        return Err(io::ErrorKind::AddrInUse.into());
+    let refused = |cause: io::Error| cause.kind() == io::ErrorKind::ConnectionRefused;
+    if metadata.file_type().is_socket() && UnixStream::connect(path).is_err_and(refused) {
+        return Ok(());
     }
-    Ok(())
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 fn listen(socket: &Socket, stop: &Waker, arrive: impl Fn(OwnedFd)) {
