@@ -117,7 +117,7 @@ impl Server {
     /// An error says that the pool was not closed; the next opening recovers it.
     pub fn stop(mut self) -> Result<()> {
         self.listeners.clear();
-        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Drain));
+        self.put_to_all(|| Message::Drain);
         let late = Instant::now() + self.shared.limits.drain;
         while self.shared.connections() > 0 && Instant::now() < late {
             std::thread::sleep(Duration::from_millis(5));
@@ -127,11 +127,19 @@ impl Server {
         closed
     }
 
+    fn put_to_all(&self, message: impl Fn() -> Message) {
+        for inbox in &self.shared.inboxes {
+            inbox.put(message());
+        }
+    }
+
     fn stop_threads(&mut self) {
-        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
+        self.put_to_all(|| Message::Stop);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        // Only now: a thread that left before the others may still be told of their answers.
+        self.shared.inboxes.iter().for_each(Inbox::close);
     }
 }
 
@@ -153,7 +161,9 @@ impl Handle {
         let load = |inbox: &&crate::shared::Inbox| inbox.connections.load(Ordering::Acquire);
         if let Some(inbox) = self.0.inboxes.iter().min_by_key(load) {
             inbox.connections.fetch_add(1, Ordering::AcqRel);
-            inbox.put(Message::Connection(socket));
+            if !inbox.put(Message::Connection(socket)) {
+                inbox.connections.fetch_sub(1, Ordering::AcqRel);
+            }
         }
     }
 

@@ -37,7 +37,8 @@ pub enum Message {
 
 /// Where a thread finds its messages.
 pub struct Inbox {
-    messages: Mutex<Vec<Message>>,
+    /// None once the thread has left: a message that nobody will read is dropped, and who waits for its answer learns it.
+    messages: Mutex<Option<Vec<Message>>>,
     /// Ends the thread's wait.
     pub waker: Waker,
     /// Connections that the thread serves.
@@ -47,23 +48,40 @@ pub struct Inbox {
 impl Inbox {
     /// An empty one.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { messages: Mutex::default(), waker: Waker::new()?, connections: AtomicUsize::new(0) })
+        Ok(Self {
+            messages: Mutex::new(Some(Vec::new())),
+            waker: Waker::new()?,
+            connections: AtomicUsize::new(0),
+        })
     }
 
-    /// Leaves a message and wakes the thread.
-    pub fn put(&self, message: Message) {
-        self.put_all([message]);
+    /// Leaves a message and wakes the thread. Whether the thread is still there.
+    pub fn put(&self, message: Message) -> bool {
+        self.put_all([message])
     }
 
-    /// Leaves messages and wakes the thread once.
-    pub fn put_all(&self, messages: impl IntoIterator<Item = Message>) {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner).extend(messages);
+    /// Leaves messages and wakes the thread once. Whether the thread is still there.
+    pub fn put_all(&self, messages: impl IntoIterator<Item = Message>) -> bool {
+        match &mut *self.lock() {
+            Some(waiting) => waiting.extend(messages),
+            None => return false,
+        }
         self.waker.wake();
+        true
     }
 
     /// Takes all messages.
     pub fn take(&self) -> Vec<Message> {
-        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The thread leaves.
+    pub fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Message>>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
