@@ -135,7 +135,7 @@ fn flags(serving: &Serving, table: &mut Table) {
 /// nbd-server zeroes the first 64 MiB of this over and over.
 fn zeroes(serving: &Serving, table: &mut Table) {
     let mut client = serving.structured("disk", &["base:allocation"]);
-    let probes: Vec<u64> = (0..50).map(|at| (at * 4 << 20) + 3).collect();
+    let probes: Vec<u64> = (0..50).map(|at| ((at * 4) << 20) + 3).collect();
     for &at in &probes {
         assert_eq!(client.write(at, b"Q").unwrap(), 0);
     }
