@@ -37,7 +37,7 @@ pub fn alone() -> RwLockWriteGuard<'static, ()> {
 }
 
 impl PoolFiles {
-    /// A new pool of 1 GiB; none if the file system does not have this mode.
+    /// A new pool of 512 MiB; none if the file system does not have this mode.
     pub fn create(mode: CacheMode) -> Option<Self> {
         let together = PROCESS.read().unwrap_or_else(PoisonError::into_inner);
         Some(Self { _together: Some(together), ..Self::create_unshared(mode)? })
@@ -53,8 +53,8 @@ impl PoolFiles {
         };
         let (data, metadata) = (made("data")?, made("metadata")?);
         let options = CreateOptions {
-            data_blocks: 16 * 1024,
-            log_blocks: 256,
+            data_blocks: 8 * 1024,
+            log_blocks: 128,
             uuid: [1; 16],
             secret: 42,
             created_unix_s: 0,

@@ -9,7 +9,7 @@ use vellum_engine::error::ErrorKind;
 use vellum_engine::request::Request;
 use vellum_engine::storage::CacheMode;
 use vellum_nbd_server::Limits;
-use vellum_tests::nbd_client::{NbdClient, command};
+use vellum_tests::nbd_client::{NbdClient, command, flag};
 
 const WRITE_BYTES: usize = 20_000;
 
@@ -90,6 +90,28 @@ fn a_stop_does_not_wait_for_who_does_not_read() {
         let serving = files.serve(fixture::config(reactor, limits));
         let read = serving.client("disk").read(0, 0, 8 << 20).unwrap().unwrap();
         assert!(read == fixture::pattern(1, 8 << 20));
+        serving.stop();
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_long_request() {
+    for reactor in REACTORS {
+        let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+        let (files, serving) = fixture::serve_within(reactor, limits);
+        let mut client = serving.client("disk");
+        client.write(250 << 20, b"acknowledged").unwrap();
+        client.request(flag::NO_HOLE, command::WRITE_ZEROES, 0, 240 << 20, &[]).unwrap();
+        let mapped = || serving.handle.volume("disk").is_some_and(|info| info.mapped_blocks > 100);
+        assert!(fixture::until(Duration::from_secs(5), mapped));
+        let started = Instant::now();
+        serving.stop();
+        assert!(started.elapsed() < Duration::from_secs(5), "a stop took {:?}", started.elapsed());
+        drop(client);
+        assert_eq!(files.check(), Vec::<String>::new());
+        let serving = files.serve(fixture::config(reactor, Limits::default()));
+        let read = serving.client("disk").read(0, 250 << 20, 12).unwrap().unwrap();
+        assert_eq!(read, b"acknowledged");
         serving.stop();
     }
 }

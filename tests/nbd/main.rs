@@ -1,7 +1,7 @@
 //! Whole servers on real files, and clients that do everything right and everything wrong.
 //!
 //! `handshake`, `commands` and `structured` are the conformance suite: each prints a table of what was tried and what
-//! came back (`cargo test -p vellum-tests --test nbd conforms -- --nocapture --test-threads 1`). `model` compares a
+//! came back (`cargo test -p vellum-tests --test nbd conform -- --nocapture --test-threads 1`). `model` compares a
 //! volume with a plain vector. `vanish`, `pressure`, `noise` and `lifecycle` are about clients that nobody wishes for.
 //! Everything is done with both reactors. Read next: `fixture.rs`, `harness/nbd_client.rs`.
 

@@ -3,7 +3,9 @@
 use crate::fixture::{self, REACTORS};
 use std::time::{Duration, Instant};
 use vellum_nbd_server::Limits;
-use vellum_tests::nbd_client::{NbdClient, Reply, command, info_data, option, option_bytes, request_bytes};
+use vellum_tests::nbd_client::{
+    NbdClient, Reply, command, flag, info_data, option, option_bytes, request_bytes,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -67,6 +69,32 @@ fn an_announced_payload_takes_no_memory_before_it_comes() {
         serving.wait_until_alone(Duration::from_secs(2));
         serving.stop();
         drop(alone);
+    }
+}
+
+/// More than the pool has, for every volume that is thin.
+#[test]
+fn a_full_pool_says_so_and_goes_on() {
+    const ENOSPC: u32 = 28;
+    for reactor in REACTORS {
+        let (files, serving) = fixture::serve(reactor);
+        let mut client = serving.client("huge");
+        client.write(0, b"kept").unwrap();
+        let zeroes = |flags| (flags, command::WRITE_ZEROES, MIB, (1 << 30) as u32);
+        let (flags, command, offset, length) = zeroes(flag::NO_HOLE);
+        assert_eq!(client.call(flags, command, offset, length, &[]).unwrap(), ENOSPC);
+        assert_eq!(client.write(1 << 40, &[1; 4 << 20]).unwrap(), ENOSPC);
+        assert_eq!(client.read(0, 0, 4).unwrap().unwrap(), b"kept");
+        assert_eq!(client.write(0, b"KEPT").unwrap(), 0, "what is there can be overwritten");
+        assert_eq!(client.flush().unwrap(), 0);
+        let (flags, command, offset, length) = zeroes(0);
+        assert_eq!(client.call(flags, command, offset, length, &[]).unwrap(), 0);
+        let writes = || client.write(1 << 40, &[1; 4 << 20]).unwrap() == 0;
+        assert!(fixture::until(Duration::from_secs(5), writes), "the space does not come back");
+        assert_eq!(client.read(0, 0, 4).unwrap().unwrap(), b"KEPT");
+        drop(client);
+        serving.stop();
+        assert_eq!(files.check(), Vec::<String>::new());
     }
 }
 
