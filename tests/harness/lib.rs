@@ -6,8 +6,7 @@
 //! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
 //! `tests/crash`, `tests/faults`.
 //!
-//! `lab` is another matter: real kernels in virtual machines, for `tests/lab`.
-//! `tests/crash`, `tests/faults`. `nbd_client.rs` is for tests of a whole server and needs none of the rest.
+//! Two are other matters: `lab`, real kernels in virtual machines, and `nbd_client.rs`, for tests of a whole server.
 
 pub mod adapter;
 pub mod driver;
