@@ -76,7 +76,8 @@ impl Bench {
 
 /// Runs a client, whatever comes of it.
 pub fn client(program: &str, arguments: &[&str]) -> Ran {
-    let package = || PACKAGES.iter().find(|(name, _)| *name == program).expect("its package is in the table").1;
+    let package =
+        || PACKAGES.iter().find(|(name, _)| *name == program).expect("its package is in the table").1;
     let missing = || panic!("{program} is missing: apt-get install {}", package());
     run(Command::new(program).args(arguments)).unwrap_or_else(missing)
 }

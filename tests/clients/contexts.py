@@ -82,10 +82,7 @@ disk.pwrite(b"\x33" * 4096, MIB * 3 // 2)
 disk.zero(65536, 6 * MIB, nbd.CMD_FLAG_NO_HOLE)
 assert walk(disk, "base:allocation", MIB, 2 * MIB) == [(MIB // 2, HOLE_AND_ZERO), (MIB // 2, 0)]
 found = walk(disk, "x-vellum:shared", MIB, 2 * MIB)
-assert found == [(MIB // 2, 0), (4096, 0), (MIB // 2 - 4096, SHARED)] or found == [
-    (MIB // 2 + 4096, 0),
-    (MIB // 2 - 4096, SHARED),
-], found
+assert found == [(MIB // 2 + 4096, 0), (MIB // 2 - 4096, SHARED)], found
 found = walk(disk, "base:allocation", 6 * MIB, 7 * MIB)
 assert found[0][0] == 65536 and not found[0][1] & 1 and found[1:] == [(MIB - 65536, HOLE_AND_ZERO)], found
 assert walk(snapshot, "base:allocation", 0, 8 * MIB) == written

@@ -35,14 +35,8 @@ pub fn mixed_sizes_on_four_connections(io: &str) {
 pub fn trims_and_writes(io: &str) {
     let bench = Bench::new(io, "128M");
     // One at a time: NBD does not order a trim and a write that are in flight together.
-    let arguments = [
-        "--rw=randtrimwrite",
-        "--bs=64k",
-        "--size=96m",
-        "--iodepth=1",
-        "--fsync=32",
-        "--verify=crc32c",
-    ];
+    let arguments =
+        ["--rw=randtrimwrite", "--bs=64k", "--size=96m", "--iodepth=1", "--fsync=32", "--verify=crc32c"];
     fio(&bench, &arguments);
     bench.finish();
 }

@@ -30,8 +30,8 @@ pub fn exports_are_described(io: &str) {
     assert_eq!((&json["protocol"], &json["structured"]), (&"newstyle-fixed".into(), &true.into()));
     assert_eq!((&export["export-name"], &export["export-size"]), (&"disk".into(), &(1u64 << 30).into()));
     assert_eq!(export["contexts"], Value::from(vec!["base:allocation", "x-vellum:shared"]));
-    assert_eq!((&export["block_minimum"], &export["block_preferred"]), (&1.into(), &4096.into()));
-    assert_eq!(export["block_maximum"], 32 << 20);
+    assert_eq!((&export["block_size_minimum"], &export["block_size_preferred"]), (&1.into(), &4096.into()));
+    assert_eq!(export["block_size_maximum"], 32 << 20);
 
     let list: Value = from_str(&ok("nbdinfo", &["--json", "--list", &bench.uri()])).unwrap();
     let exports = list["exports"].as_array().unwrap();

@@ -31,7 +31,8 @@ pub fn an_image_lies_on_an_export(io: &str) {
     let bench = Bench::new(io, "1G");
     let uri = &bench.uri();
     ok("qemu-img", &["create", "-f", "qcow2", uri, "512M"]);
-    let written = ["write -P 7 0 64M", "write -P 8 70000512 1536", "write -z 1M 1M", "discard 2M 2M", "flush"];
+    let written =
+        ["write -P 7 0 64M", "write -P 8 70000512 1536", "write -z 1M 1M", "discard 2M 2M", "flush"];
     qemu_io(uri, &written);
     ok("qemu-img", &["check", "-f", "qcow2", uri]);
     qemu_io(uri, &["read -P 7 0 1M", "read -P 0 1M 3M", "read -P 7 4M 60M", "read -P 8 70000512 1536"]);
@@ -51,7 +52,19 @@ pub fn reads_and_writes_are_measured(io: &str) {
     };
     bench_of(&["-c", "8000", "-s", "4096", "-w", "--flush-interval=64"]);
     bench_of(&["-c", "8000", "-s", "4096"]);
-    bench_of(&["-c", "2000", "-s", "12800", "-o", "512", "-S", "25600", "-w", "--flush-interval=32", "--no-drain"]);
+    bench_of(&[
+        "-c",
+        "2000",
+        "-s",
+        "12800",
+        "-o",
+        "512",
+        "-S",
+        "25600",
+        "-w",
+        "--flush-interval=32",
+        "--no-drain",
+    ]);
     bench_of(&["-c", "500", "-s", "1M"]);
     bench.finish();
 }

@@ -4,38 +4,41 @@ use crate::bench::{Bench, client, ok};
 
 pub fn writes_zeroes_and_discards(io: &str) {
     let bench = Bench::new(io, "64M");
-    run(&bench, &[
-        "write -P 0x5a 0 1M",
-        // Zeros that keep their space, and zeros that give it back.
-        "write -z 128k 128k",
-        "write -z -u 256k 256k",
-        "discard 512k 64k",
-        "write -f -P 0x5b 0 4k",
-        "write -f -z 4k 4k",
-        "flush",
-        "read -P 0x5b 0 4k",
-        "read -P 0 4k 4k",
-        "read -P 0x5a 8k 120k",
-        "read -P 0 128k 384k",
-        "read -P 0 512k 64k",
-        "read -P 0x5a 576k 448k",
-        // Badly placed, across blocks.
-        "write -P 0x11 65024 1024",
-        "write -z 524800 512",
-        "read -P 0x11 65024 1024",
-        "read -P 0x5a 64000 1024",
-        "read -P 0x5a 66560 512",
-        "aio_write -P 1 2M 1M",
-        "aio_write -P 2 3M 1M",
-        "aio_write -z -u 4M 1M",
-        "aio_flush",
-        "aio_read -P 1 2M 1M",
-        "aio_read -P 2 3M 1M",
-        "aio_read -P 0 4M 1M",
-        "aio_flush",
-        "writev -P 3 5M 4k 8k 512 3584",
-        "readv -P 3 5M 512 4k 3584 8k",
-    ]);
+    run(
+        &bench,
+        &[
+            "write -P 0x5a 0 1M",
+            // Zeros that keep their space, and zeros that give it back.
+            "write -z 128k 128k",
+            "write -z -u 256k 256k",
+            "discard 512k 64k",
+            "write -f -P 0x5b 0 4k",
+            "write -f -z 4k 4k",
+            "flush",
+            "read -P 0x5b 0 4k",
+            "read -P 0 4k 4k",
+            "read -P 0x5a 8k 120k",
+            "read -P 0 128k 384k",
+            "read -P 0 512k 64k",
+            "read -P 0x5a 576k 448k",
+            // Badly placed, across blocks.
+            "write -P 0x11 65024 1024",
+            "write -z 524800 512",
+            "read -P 0x11 65024 1024",
+            "read -P 0x5a 64000 1024",
+            "read -P 0x5a 66560 512",
+            "aio_write -P 1 2M 1M",
+            "aio_write -P 2 3M 1M",
+            "aio_write -z -u 4M 1M",
+            "aio_flush",
+            "aio_read -P 1 2M 1M",
+            "aio_read -P 2 3M 1M",
+            "aio_read -P 0 4M 1M",
+            "aio_flush",
+            "writev -P 3 5M 4k 8k 512 3584",
+            "readv -P 3 5M 512 4k 3584 8k",
+        ],
+    );
     // A second client sees the same.
     run(&bench, &["read -P 0x5b 0 4k", "read -P 0x5a 576k 448k", "read -P 2 3M 1M"]);
 

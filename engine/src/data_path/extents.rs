@@ -56,9 +56,8 @@ impl Core {
         let forest = &self.metadata.forest;
         let looked =
             forest.mappings_and_owners(&record.root, first, last, |block, mapping, exclusive_path| {
-                let owned =
-                    exclusive_path && mapping.blocks().all(|block| forest.data_counts.get(block.0) == 1);
-                for (first, count, _) in runs_of(&mapping) {
+                for (first, count, source) in runs_of(&mapping) {
+                    let owned = exclusive_path && forest.data_counts.get(source.0) == 1;
                     let from = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
                     extents.add_mapped(from, from + u64::from(count) * SECTOR_BYTES, !owned);
                 }
