@@ -6,14 +6,12 @@
 //! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
 //! `tests/crash`, `tests/faults`.
 //!
-//! Two are other matters: `lab`, real kernels in virtual machines, and `nbd_client.rs`, for tests of a whole server.
-//! Everything is decided by a seed; nothing here looks at a file, and at a clock only to tell how fast it was. The one
-//! exception is `program.rs`, which runs real programs for `tests/clients` and `tests/kill`.
-//! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
-//! `tests/crash`, `tests/faults`.
+//! Three are other matters: `program.rs`, which runs real programs for `tests/clients` and `tests/kill`; `nbd_client.rs`,
+//! for tests of a whole server; and `lab`, real kernels in virtual machines.
 
 pub mod adapter;
 pub mod driver;
+pub mod lab;
 pub mod model;
 pub mod nbd_client;
 pub mod program;

@@ -1,14 +1,13 @@
 //! Tests the kernel lab itself, and the kernel's NBD client with a server that is known to be right.
 //!
-//! All but the last test know nothing of Vellum's server: if they fail, the lab is broken or something that it needs
-//! is not installed, see `install`. The last one runs `vellum.sh` with the binary that `VELLUM_BINARY` names.
+//! They know nothing of Vellum's server, which `vellum.rs` tests: if these fail, the lab is broken or something that it
+//! needs is not installed, see `install`.
 
 use std::fs;
 use std::time::Duration;
 use vellum_tests::lab::{Error, Lab, Script};
 
 const NBD: &str = include_str!("nbd.sh");
-const VELLUM: &str = include_str!("vellum.sh");
 const STAND_IN: &str = include_str!("stand_in.sh");
 
 fn lab() -> Lab {
@@ -67,20 +66,6 @@ fn a_panic_is_told_as_such() {
 #[test]
 fn the_kernel_client_works_with_a_known_server() {
     let script = Script::new(STAND_IN).file("nbd.sh", NBD).modules(&["nbd", "ext4"]);
-    let outcome = lab().run(&script).unwrap_or_else(|error| panic!("{error}")).expect_success();
-    print!("{}", outcome.output);
-}
-
-#[test]
-#[ignore = "needs VELLUM_BINARY, the path of a vellum binary"]
-fn the_kernel_client_works_with_vellum() {
-    let binary = std::env::var("VELLUM_BINARY").expect("VELLUM_BINARY is set");
-    let disk = tempfile::NamedTempFile::new().expect("a disk");
-    disk.as_file().set_len(2 << 30).expect("a disk");
-    let script = Script::new("bash vellum.sh \"$(cat binary)\"").timeout(Duration::from_secs(420));
-    let script = script.modules(&["nbd", "loop", "dm-snapshot", "ext4", "xfs", "btrfs"]).disk(disk.path());
-    let script =
-        script.file("binary", &*binary).host_file(&binary).file("vellum.sh", VELLUM).file("nbd.sh", NBD);
     let outcome = lab().run(&script).unwrap_or_else(|error| panic!("{error}")).expect_success();
     print!("{}", outcome.output);
 }

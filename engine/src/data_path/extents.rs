@@ -7,7 +7,7 @@ use super::read::runs_of;
 use super::{Core, Key, Task};
 use crate::metadata::Fault;
 use crate::request::{Extent, Outcome};
-use crate::units::{BLOCK_BYTES, SECTOR_BYTES, VirtualBlock, VolumeId};
+use crate::units::{BLOCK_BYTES, DataBlock, SECTOR_BYTES, VirtualBlock, VolumeId};
 use std::ops::ControlFlow;
 
 /// Extents that one answer has at most.
@@ -56,8 +56,10 @@ impl Core {
         let forest = &self.metadata.forest;
         let looked =
             forest.mappings_and_owners(&record.root, first, last, |block, mapping, exclusive_path| {
+                let is_alone = |block: DataBlock| exclusive_path && forest.data_counts.get(block.0) == 1;
                 for (first, count, source) in runs_of(&mapping) {
-                    let owned = exclusive_path && forest.data_counts.get(source.0) == 1;
+                    // A write goes to a new block also where only the upper layer is shared.
+                    let owned = is_alone(source) && is_alone(mapping.upper.block);
                     let from = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
                     extents.add_mapped(from, from + u64::from(count) * SECTOR_BYTES, !owned);
                 }
