@@ -26,7 +26,8 @@ impl Exports for PoolExports<'_> {
     }
 
     fn list(&self) -> Vec<(String, String)> {
-        let volumes = self.0.lock().core.volumes();
+        let mut volumes = self.0.lock().core.volumes();
+        volumes.sort_by(|one, other| one.name.cmp(&other.name));
         volumes.into_iter().map(|info| (info.name.clone(), description(&info))).collect()
     }
 }
