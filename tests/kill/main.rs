@@ -61,3 +61,8 @@ fn nothing_answered_is_lost_on_xfs_writeback() {
 fn a_pool_is_there_or_not() {
     creation::pools_are_there_or_not(environment("VELLUM_SEED").unwrap_or(1));
 }
+
+#[test]
+fn leftovers_are_finished_or_made_again() {
+    creation::leftovers_are_finished_or_made_again();
+}
