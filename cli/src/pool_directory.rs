@@ -1,8 +1,9 @@
 //! A pool's directory: `data`, `metadata` and, while it is served, `nbd.sock` and `control.sock`.
 //!
 //! Owns these names, how the two disks are made and opened, and that a failed creation leaves nothing behind that it
-//! made. Knows no requests. Every disk of this program comes from [`PoolDirectory::create_disks`],
-//! [`PoolDirectory::open_disks`] or [`PoolDirectory::open_disks_read_only`].
+//! made. The two have their names only when the pool is complete: until then they are `data.new` and `metadata.new`,
+//! which the next creation takes if the process was killed. Knows no requests. Every disk of this program comes from
+//! [`PoolDirectory::create_disks`], [`PoolDirectory::open_disks`] or [`PoolDirectory::open_disks_read_only`].
 
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -85,7 +86,18 @@ impl PoolDirectory {
 
     /// Whether there is a pool, or something that takes its place.
     pub fn has_pool(&self) -> bool {
-        self.metadata().symlink_metadata().is_ok() || self.data().symlink_metadata().is_ok()
+        self.finish_creation();
+        is_there(&self.metadata()) || is_there(&self.data())
+    }
+
+    /// A process that was killed between the two renames of [`Made::keep`] had made a whole pool.
+    fn finish_creation(&self) {
+        let (metadata, data) = (self.metadata(), self.data());
+        let new = unfinished(&metadata);
+        if !is_there(&metadata) && is_there(&data) && is_there(&new) {
+            // If it fails the pool cannot be opened, which tells why.
+            let _ = rename_to_absent(&new, &metadata);
+        }
     }
 
     /// Opens both disks for writing. `InUse` with the owner if somebody has them.
@@ -148,6 +160,8 @@ impl PoolDirectory {
         self.create_directory(&mut made)?;
         if new.force {
             self.require_free(new)?;
+        } else {
+            self.finish_creation();
         }
         let metadata = self.create_disk(&self.metadata(), new.metadata.as_deref(), new.force, &mut made)?;
         let data = self.create_disk(&self.data(), new.data.as_deref(), new.force, &mut made)?;
@@ -185,22 +199,52 @@ impl PoolDirectory {
         force: bool,
         made: &mut Made,
     ) -> Result<FileDisk> {
-        let Some(elsewhere) = elsewhere else { return self.create_file(name, force, made) };
+        let Some(elsewhere) = elsewhere else { return self.create_named_file(name, force, made) };
         let target = std::path::absolute(elsewhere)
             .map_err(|cause| Error::io(format!("'{}'", elsewhere.display()), &cause))?;
         if target == std::path::absolute(name).unwrap_or_default() {
-            return self.create_file(name, force, made);
+            return self.create_named_file(name, force, made);
         }
         if force && std::fs::read_link(name).is_ok_and(|old| old == target) {
             return self.create_file(&target, force, made);
         }
-        if name.symlink_metadata().is_ok() {
+        if is_there(name) {
             return Err(taken(name).hint("choose another directory, or remove that pool first"));
         }
         let disk = self.create_file(&target, force, made)?;
-        std::os::unix::fs::symlink(&target, name)
+        let new = unfinished(name);
+        if is_there(&new) {
+            remove(&new)?;
+        }
+        std::os::unix::fs::symlink(&target, &new)
             .map_err(|cause| Error::io(format!("cannot link '{}'", name.display()), &cause))?;
-        made.paths.push((name.to_owned(), false));
+        made.paths.push((new, false));
+        made.unfinished.push(name.to_owned());
+        Ok(disk)
+    }
+
+    /// A file in the directory. It gets its name when the pool is complete, unless it takes one that is there.
+    fn create_named_file(&self, name: &Path, force: bool, made: &mut Made) -> Result<FileDisk> {
+        if is_there(name) {
+            return self.create_file(name, force, made);
+        }
+        let new = unfinished(name);
+        if new.is_symlink() {
+            remove(&new)?;
+        }
+        if new.exists() {
+            // Somebody was killed, or is at it: then it is locked.
+            let lock = FileDisk::open(&new).map_err(|error| self.explain(error))?;
+            if is_there(name) {
+                return Err(taken(name).hint("choose another directory, or remove that pool first"));
+            }
+            let disk = self.empty_locked(lock, &new)?;
+            made.paths.push((new, false));
+            made.unfinished.push(name.to_owned());
+            return Ok(disk);
+        }
+        let disk = self.create_file(&new, false, made)?;
+        made.unfinished.push(name.to_owned());
         Ok(disk)
     }
 
@@ -243,6 +287,10 @@ impl PoolDirectory {
     /// What is there already loses its contents, but only if nobody has it open.
     fn empty_file(&self, path: &Path) -> Result<FileDisk> {
         let lock = FileDisk::open(path).map_err(|error| self.explain(error))?;
+        self.empty_locked(lock, path)
+    }
+
+    fn empty_locked(&self, lock: FileDisk, path: &Path) -> Result<FileDisk> {
         let emptied = File::options().write(true).open(path).and_then(|file| file.set_len(0));
         emptied.map_err(|cause| Error::io(format!("cannot empty '{}'", path.display()), &cause))?;
         drop(lock);
@@ -324,17 +372,60 @@ fn sync_directory(path: &Path) -> Result<()> {
     synced.map_err(|cause| Error::io(format!("cannot sync '{}'", path.display()), &cause))
 }
 
+/// What a disk is called until its pool is complete.
+fn unfinished(name: &Path) -> PathBuf {
+    let mut new = name.as_os_str().to_owned();
+    new.push(".new");
+    new.into()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path)
+        .map_err(|cause| Error::io(format!("cannot remove '{}'", path.display()), &cause))
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Never takes the place of something.
+fn rename_to_absent(from: &Path, to: &Path) -> Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let renamed =
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(std::io::Error::from) {
+            // Not every file system can.
+            Err(cause) if cause.kind() == Cause::InvalidInput && !is_there(to) => std::fs::rename(from, to),
+            other => other,
+        };
+    renamed.map_err(|cause| match cause.kind() {
+        Cause::AlreadyExists => taken(to).hint("choose another directory, or remove that pool first"),
+        _ => Error::io(format!("cannot name '{}'", to.display()), &cause),
+    })
+}
+
 /// What a creation has made so far. Dropped, it removes that again.
 #[derive(Debug, Default)]
 pub struct Made {
     /// Paths in the order in which they were made, and whether they are directories.
     paths: Vec<(PathBuf, bool)>,
+    /// Names of disks that are not called so yet, metadata first.
+    unfinished: Vec<PathBuf>,
 }
 
 impl Made {
-    /// It is wanted: nothing is removed.
-    pub fn keep(mut self) {
+    /// The pool is complete: gives both disks their names, and removes nothing.
+    pub fn keep(mut self) -> Result<()> {
+        // In this order a pool is there as soon as `data` is; see `PoolDirectory::finish_creation`.
+        while let Some(name) = self.unfinished.pop() {
+            let new = unfinished(&name);
+            // Another process may have finished it, as if this one had been killed.
+            rename_to_absent(&new, &name)
+                .or_else(|error| if is_there(&new) { Err(error) } else { Ok(()) })?;
+            self.paths.clear();
+            sync_directory(name.parent().unwrap_or(Path::new(".")))?;
+        }
         self.paths.clear();
+        Ok(())
     }
 }
 

@@ -40,7 +40,7 @@ impl Files {
         check_fits(&disks.data, size_bytes)?;
         let pool = Pool::create(disks.data, disks.metadata, &options, &host::open_options()?);
         let pool = pool.map_err(|error| directory.explain(error))?;
-        made.keep();
+        made.keep()?;
         Ok(Self::new(pool, directory, options.uuid))
     }
 }
