@@ -327,7 +327,10 @@ impl Worker {
     }
 
     fn client_replied(&mut self, mut client: ClientRequest, reply: Reply) {
+        // Nobody waits for the rest of what a client asked for that is gone.
+        let is_wanted = self.connections.get(client.connection).is_some_and(|connection| !connection.broken);
         if reply.is_ok()
+            && is_wanted
             && let Some(request) = client.next()
         {
             let id = self.request_id(Pending::Client(client));
