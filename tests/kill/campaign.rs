@@ -2,7 +2,6 @@
 //!
 //! Owns the threads and the choice of moments. Requests and moments come from the seed; how they meet does not.
 
-use crate::connection::{Command, Connection};
 use crate::history::{History, Presence};
 use crate::place::Place;
 use std::collections::HashSet;
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
+use vellum_tests::nbd_client::{NbdClient, Reply, command, flag, request_bytes};
 use vellum_tests::program::{Pool, Process, Served, wait_for};
 use vellum_tests::rng::Rng;
 use vellum_tests::tag::{UNIT, WriteNumber, payload};
@@ -24,7 +24,6 @@ const CONNECTIONS: u64 = 4;
 const SNAPSHOTS_MAX: usize = 3;
 const ANSWERS_MAX: u64 = 4000;
 const READ_BYTES: u32 = 1 << 20;
-const FUA: u16 = 1;
 
 /// A number from the environment.
 pub fn environment(name: &str) -> Option<u64> {
@@ -53,7 +52,9 @@ impl<'p> Campaign<'p> {
     /// Nothing is started yet.
     pub fn new(place: &'p Place, cache: &str, seed: u64) -> Self {
         let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), place.path("pool"));
-        let arguments = ["--create", "256M", "--volume", "disk=16M", "--cache", cache, "--threads", "2"];
+        let io = if seed.is_multiple_of(2) { "threads" } else { "auto" };
+        let arguments =
+            ["--create", "256M", "--volume", "disk=16M", "--cache", cache, "--io", io, "--threads", "2"];
         let arguments = arguments.map(str::to_owned).to_vec();
         let history = Mutex::new(History::new(UNITS));
         Self { _place: place, pool, arguments, seed, rng: Rng::new(seed), history, snapshots_made: 0 }
@@ -231,10 +232,9 @@ impl<'p> Campaign<'p> {
     }
 
     fn compare(&self, export: &str, snapshot: Option<&str>) {
-        let mut connection = Connection::open(&self.pool.file("nbd.sock"), export).unwrap();
-        assert_eq!(connection.size_bytes, UNITS * UNIT as u64);
-        for offset in (0..connection.size_bytes).step_by(READ_BYTES as usize) {
-            let bytes = connection.read(offset, READ_BYTES).unwrap();
+        let mut client = NbdClient::open(&self.pool.file("nbd.sock"), export).unwrap();
+        for offset in (0..UNITS * UNIT as u64).step_by(READ_BYTES as usize) {
+            let bytes = client.read(0, offset, READ_BYTES).unwrap().expect("what was written can be read");
             let same = self.history().compare(snapshot, offset / UNIT as u64, &bytes);
             same.unwrap_or_else(|difference| panic!("{difference}"));
         }
@@ -263,12 +263,12 @@ impl Writer<'_> {
     fn write(mut self) {
         while !self.is_over() {
             // The socket of a dead server refuses; the next one makes it anew.
-            let Ok(mut connection) = Connection::open(self.socket, "disk") else {
+            let Some(mut client) = unless_gone(NbdClient::open(self.socket, "disk")) else {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             };
             self.in_flight.drain().for_each(|write| lock(self.history).give_up(write));
-            while !self.is_over() && self.exchange(&mut connection).is_ok() {}
+            while !self.is_over() && self.exchange(&mut client).is_some() {}
         }
     }
 
@@ -276,50 +276,52 @@ impl Writer<'_> {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Sends until enough is in flight, then takes one answer. Fails when the server is gone.
-    fn exchange(&mut self, connection: &mut Connection) -> std::io::Result<()> {
+    /// Sends until enough is in flight, then takes one answer. `None` when the server is gone.
+    fn exchange(&mut self, client: &mut NbdClient) -> Option<()> {
         let depth = *self.rng.pick(&[1, 4, 16, 32]);
         while self.in_flight.len() < depth {
-            if let Err(gone) = self.send(connection) {
+            let request = self.request();
+            if unless_gone(client.send(&request)).is_none() {
                 // What it had answered before it died is an answer.
-                while self.receive(connection).is_ok() {}
-                return Err(gone);
+                while self.receive(client).is_some() {}
+                return None;
             }
         }
-        self.receive(connection)
+        self.receive(client)
     }
 
-    fn send(&mut self, connection: &mut Connection) -> std::io::Result<()> {
-        let mut rng = self.rng.fork();
-        let rng = &mut rng;
-        let fua = if rng.one_in(16) { FUA } else { 0 };
+    /// The bytes of a new request.
+    fn request(&mut self) -> Vec<u8> {
+        let rng = &mut self.rng.fork();
+        let fua = if rng.one_in(16) { flag::FUA } else { 0 };
         match rng.below(20) {
             0 => {
                 let flush = self.issue(0..0, false);
-                connection.send(Command::Flush, 0, flush.0, (0, 0), &[])
+                request_bytes(0, command::FLUSH, flush.0, 0, 0).to_vec()
             }
             1 | 2 => {
                 let units = range(rng, ZERO_UNITS_MAX);
                 let write = self.issue(units.clone(), true);
-                // Leave a hole, or none.
-                let no_hole = if rng.one_in(2) { 2 } else { 0 };
-                connection.send(Command::Zero, fua | no_hole, write.0, bytes_of(&units), &[])
+                let no_hole = if rng.one_in(2) { flag::NO_HOLE } else { 0 };
+                let (offset, length) = bytes_of(&units);
+                request_bytes(fua | no_hole, command::WRITE_ZEROES, write.0, offset, length).to_vec()
             }
             3 => {
                 // Only whole sectors become zeros; the edges stay as they are.
                 let units = range(rng, ZERO_UNITS_MAX);
-                let whole =
-                    units.start.next_multiple_of(SECTOR_UNITS)..units.end / SECTOR_UNITS * SECTOR_UNITS;
-                let whole = whole.start..whole.end.max(whole.start);
-                let write = self.issue(whole, true);
-                connection.send(Command::Trim, fua, write.0, bytes_of(&units), &[])
+                let start = units.start.next_multiple_of(SECTOR_UNITS);
+                let end = units.end / SECTOR_UNITS * SECTOR_UNITS;
+                let write = self.issue(start..end.max(start), true);
+                let (offset, length) = bytes_of(&units);
+                request_bytes(fua, command::TRIM, write.0, offset, length).to_vec()
             }
             _ => {
                 let units = range(rng, WRITE_UNITS_MAX);
                 let write = self.issue(units.clone(), false);
                 let (offset, length) = bytes_of(&units);
-                let bytes = payload(write, offset, u64::from(length));
-                connection.send(Command::Write, fua, write.0, (offset, length), &bytes)
+                let mut bytes = request_bytes(fua, command::WRITE, write.0, offset, length).to_vec();
+                bytes.extend(payload(write, offset, u64::from(length)));
+                bytes
             }
         }
     }
@@ -330,16 +332,29 @@ impl Writer<'_> {
         write
     }
 
-    fn receive(&mut self, connection: &mut Connection) -> std::io::Result<()> {
-        let (cookie, error) = connection.receive()?;
+    fn receive(&mut self, client: &mut NbdClient) -> Option<()> {
+        let Reply::Simple { error, cookie } = unless_gone(client.reply())? else {
+            panic!("a chunk where simple replies were agreed on");
+        };
         assert_eq!(error, 0, "request {cookie} failed");
         assert!(
             self.in_flight.remove(&WriteNumber(cookie)),
-            "an answer to request {cookie}, which was not sent"
+            "request {cookie} is answered, but was not sent"
         );
         lock(self.history).answer(WriteNumber(cookie));
-        Ok(())
+        Some(())
     }
+}
+
+/// `None` if the server is not there, or not any more; anything else that goes wrong is a failure.
+fn unless_gone<T>(outcome: std::io::Result<T>) -> Option<T> {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    outcome
+        .map_err(|cause| {
+            let gone = [BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof];
+            assert!(gone.contains(&cause.kind()), "{cause}");
+        })
+        .ok()
 }
 
 /// Small ones more often than large ones, and now and then the same place again.

@@ -3,11 +3,10 @@
 //! Writers with several connections write, zero, trim and flush while snapshots come and go; then the server is killed
 //! and started again, sometimes under writers that live on, and everything is read back: a unit of 512 bytes holds what
 //! the last answered request put there, or one that was issued later; a snapshot what was there when it was taken.
-//! Files: `place.rs` (file systems), `connection.rs` (a raw NBD client), `history.rs` (what may be where), `campaign.rs`
-//! (one run), `creation.rs` (kills while a pool is made).
+//! Files: `place.rs` (file systems), `history.rs` (what may be where), `campaign.rs` (one run), `creation.rs` (kills while a
+//! pool is made).
 
 mod campaign;
-mod connection;
 mod creation;
 mod history;
 mod place;
