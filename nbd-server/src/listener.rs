@@ -34,7 +34,8 @@ impl Listener {
     pub fn unix(path: &Path, arrive: impl Fn(OwnedFd) + Send + 'static) -> io::Result<Self> {
         refuse_foreign(path)?;
         // Under its name only when it has its permissions: nobody can slip in before.
-        let unready = path.with_extension(format!("new-{}", std::process::id()));
+        // A short name, for a socket's path may not be long.
+        let unready = path.with_file_name(format!(".{}", std::process::id()));
         let _ = std::fs::remove_file(&unready);
         let bound = UnixListener::bind(&unready).and_then(|listener| {
             std::fs::set_permissions(&unready, std::fs::Permissions::from_mode(0o600))?;
@@ -122,7 +123,9 @@ impl Socket {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
                 // Replies are whole when they are sent: waiting for more to send would only delay them.
-                stream.set_nodelay(true)?;
+                // If that fails, or the next, the client has gone already, which its first receive will tell.
+                let _ = stream.set_nodelay(true);
+                let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
                 Ok(stream.into())
             }
         }

@@ -17,6 +17,9 @@ const PREFETCH_BYTES: u64 = 1 << 20;
 /// A prefetch reads no more than this in all: it is a hint, and memory is everybody's.
 const PREFETCH_BYTES_MAX: u64 = 32 << 20;
 
+/// What the answer to a question for extents may take, about, in bytes.
+const STATUS_BYTES: u64 = 128 << 10;
+
 /// A request that the engine has.
 pub enum Pending {
     /// A client's.
@@ -73,15 +76,20 @@ impl ClientRequest {
                 Some(Request::WriteZeroes { volume, offset_bytes, length_bytes, keep_allocated: false, fua })
             }
             Command::WriteZeroes { fua, no_hole: true, .. } => {
+                bytes = length_bytes.min(ZEROES_BYTES);
                 rest = Rest::Zeroes { volume, from: offset_bytes, to: offset_bytes + length_bytes, fua };
                 rest.next()
             }
             Command::Cache => {
+                bytes = length_bytes.min(PREFETCH_BYTES);
                 let to = offset_bytes + length_bytes.min(PREFETCH_BYTES_MAX);
                 rest = Rest::Prefetch { volume, from: offset_bytes, to };
                 rest.next()
             }
-            Command::BlockStatus { .. } => Some(Request::Extents { volume, offset_bytes, length_bytes }),
+            Command::BlockStatus { .. } => {
+                bytes = STATUS_BYTES;
+                Some(Request::Extents { volume, offset_bytes, length_bytes })
+            }
             Command::Disconnect => None,
         };
         (Self { connection, asked, bytes, rest }, request)

@@ -113,9 +113,10 @@ impl Shared {
         Self { engine, files, inboxes, limits, default_export, start: Instant::now() }
     }
 
-    /// The engine, for one decision. A thread that panicked with it in hand has ended the process.
+    /// The engine, for one decision. If a thread panicked with it in hand, what it holds is half a decision: the process
+    /// ends, before anybody is answered by it. What was acknowledged is in the log.
     pub fn lock(&self) -> MutexGuard<'_, Engine> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.engine.lock().unwrap_or_else(|_| std::process::abort())
     }
 
     /// The engine's time.

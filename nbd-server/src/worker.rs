@@ -51,6 +51,8 @@ pub struct Worker {
     ticking: bool,
     draining: bool,
     stopped: bool,
+    /// No failed request is logged before.
+    quiet_until: Instant,
 }
 
 /// What a turn of the engine gave.
@@ -76,6 +78,7 @@ impl Worker {
             ticking: true,
             draining: false,
             stopped: false,
+            quiet_until: Instant::now(),
         }
     }
 
@@ -344,7 +347,10 @@ impl Worker {
         let (output, asked) = (&mut connection.output, &client.asked);
         match reply {
             Err(error) => {
-                if error.kind() != ErrorKind::NoSpace {
+                // One a second: a client that goes on asking must not fill the log.
+                let now = Instant::now();
+                if error.kind() != ErrorKind::NoSpace && self.quiet_until < now {
+                    self.quiet_until = now + Duration::from_secs(1);
                     log::warn!("{}: {error}", session.export.name);
                 }
                 reply::engine_error(output, &session, asked, &error);

@@ -46,11 +46,14 @@ fn serve(
         Signals::new([SIGTERM, SIGINT]).map_err(|cause| Error::io("cannot take signals", &cause))?;
     host::survive_file_size_limit()?;
     let (mut server, uuid) = start(arguments, directory)?;
-    let mut live = Live::new(server.handle(), directory, uuid);
-    let volumes = live.volumes()?;
-    let control = Control::start(&directory.control_socket(), Arc::new(Mutex::new(live)))?;
-    listen(&mut server, &mut listening)?;
-    announce(&listening, &volumes, arguments.default.as_deref(), output)?;
+    let control = match open_doors(arguments, directory, &mut server, &mut listening, uuid, output) {
+        Ok(control) => control,
+        Err(error) => {
+            // Nobody was served: the pool is closed all the same.
+            let _ = server.stop();
+            return Err(error);
+        }
+    };
     if let Some(signal) = signals.forever().next() {
         log::info!("signal {signal}: finishing what was asked for");
     }
@@ -62,6 +65,23 @@ fn serve(
     });
     control.stop()?;
     server.stop().map_err(|error| directory.explain(error))
+}
+
+/// Lets clients and commands in, and says where.
+fn open_doors(
+    arguments: &ServeArguments,
+    directory: &PoolDirectory,
+    server: &mut Server,
+    listening: &mut Listening,
+    uuid: Uuid,
+    output: Output,
+) -> Result<Control> {
+    let mut live = Live::new(server.handle(), directory, uuid);
+    let volumes = live.volumes()?;
+    let control = Control::start(&directory.control_socket(), Arc::new(Mutex::new(live)))?;
+    listen(server, listening)?;
+    announce(listening, &volumes, arguments.default.as_deref(), output)?;
+    Ok(control)
 }
 
 /// Opens the pool and starts its threads. Nobody can connect yet.

@@ -90,28 +90,31 @@ impl Core {
 
     pub(super) fn slab_allocated(&mut self, first: DataBlock, blocks: u64, result: Result<(), DiskError>) {
         self.commit.data_changed();
-        if result.is_ok() {
+        let Err(cause) = result else {
             self.slab.blocks = 0;
             return self.commit.wait_for_sync(Then::Slab(first, blocks));
-        }
+        };
         self.slab.running = false;
         self.space.return_holes(first, blocks);
         self.slab.blocks = (blocks / 2).max(1);
         if blocks == 1 {
             self.slab.refused = true;
-            self.refuse_block_waiters();
+            self.refuse_block_waiters(cause);
         }
     }
 
-    /// The host has no room for one more block: what waits for one fails, and later writes try again.
-    fn refuse_block_waiters(&mut self) {
+    /// The host gives no room for one more block: what waits for one fails, and later writes try again.
+    fn refuse_block_waiters(&mut self, cause: DiskError) {
         if self.space.is_expecting() {
             return;
         }
-        let error = Error::new(
-            ErrorKind::NoSpace,
-            "the file system that holds the data file has no room; free some there",
-        );
+        let error = match cause {
+            DiskError::NoSpace => Error::new(
+                ErrorKind::NoSpace,
+                "the file system that holds the data file has no room; free some there",
+            ),
+            other => other.into_error("allocation in the data file"),
+        };
         let waiting = std::mem::take(&mut self.waiting_for_block);
         waiting.into_iter().for_each(|task| self.fail_task(task, &error));
     }

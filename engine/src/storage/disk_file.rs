@@ -84,7 +84,7 @@ impl DiskFile {
     /// included, or if the kernel uses the device.
     pub fn open(path: impl AsRef<Path>, mode: CacheMode) -> Result<Self> {
         let path = path.as_ref();
-        let file = open_file(path, OpenOptions::new().read(true).write(true))?;
+        let file = open_file(path, OpenOptions::new().read(true).write(true), OFlags::EXCL)?;
         lock(path, file.try_lock())?;
         Self::with_mode(path, file, mode)
     }
@@ -107,7 +107,7 @@ impl DiskFile {
     /// writes. Operations that would change it fail with [`DiskError::Io`](super::DiskError::Io).
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = open_file(path, OpenOptions::new().read(true))?;
+        let file = open_file(path, OpenOptions::new().read(true), OFlags::empty())?;
         lock(path, file.try_lock_shared())?;
         Self::with_mode(path, file, CacheMode::Writeback)
     }
@@ -217,7 +217,9 @@ fn is_device(path: &Path) -> io::Result<bool> {
     Ok(std::fs::metadata(path)?.file_type().is_block_device())
 }
 
-fn open_file(path: &Path, options: &mut OpenOptions) -> Result<File> {
+/// Opens a file, or a device with `device_flags`: EXCL is refused while the kernel has the device itself, as mounted,
+/// part of a mapping, or swapped to.
+fn open_file(path: &Path, options: &mut OpenOptions, device_flags: OFlags) -> Result<File> {
     // Looked at before it is opened: opening a pipe would wait for its other end.
     let metadata = std::fs::metadata(path).map_err(|cause| open_error(path, &cause))?;
     let device = metadata.file_type().is_block_device();
@@ -226,8 +228,7 @@ fn open_file(path: &Path, options: &mut OpenOptions) -> Result<File> {
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     if device {
-        // Refused by the kernel while it has the device itself: mounted, part of a mapping, swapped to.
-        options.custom_flags(OFlags::EXCL.bits() as i32);
+        options.custom_flags(device_flags.bits() as i32);
     }
     options.open(path).map_err(|cause| match cause.kind() {
         io::ErrorKind::ResourceBusy => {

@@ -270,6 +270,27 @@ mod tests {
     }
 
     #[test]
+    fn a_send_that_nobody_takes_does_not_keep_the_thread_awake() {
+        with_each(CacheMode::Writeback, |reactor, _, waker| {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let ours = Arc::new(OwnedFd::from(ours));
+            reactor.send(SocketToken(1), &ours, vec![Bytes::from(vec![7; 8 << 20])]);
+            let calls = reactor.system_calls();
+            let waker = waker.clone();
+            let thread = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(200));
+                waker.wake();
+            });
+            let mut none = Vec::new();
+            while none.is_empty() {
+                reactor.wait(None, &mut none).unwrap();
+            }
+            assert!(reactor.system_calls() - calls < 20, "{}", reactor.system_calls() - calls);
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
     fn a_reactor_that_goes_away_lets_go_of_what_was_under_way() {
         for kind in KINDS {
             let (ours, theirs) = UnixStream::pair().unwrap();

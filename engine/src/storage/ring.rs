@@ -27,6 +27,8 @@ const PARTS_MAX: usize = 1024;
 /// How long to wait for more than one completion when more are expected, in microseconds: less than a client notices,
 /// enough for those of one batch to come together. Kernels before 6.12 wait for one.
 const GATHER_US: u32 = 50;
+/// In place of no limit.
+const LONG: Duration = Duration::from_secs(3600);
 /// Completions that are waited for at most.
 const GATHER_MAX: usize = 32;
 
@@ -137,12 +139,18 @@ impl Ring {
         if self.gathers { expected.min(GATHER_MAX) } else { 1 }
     }
 
+    /// Makes room in the submission queue.
+    ///
+    /// Panics if the kernel takes nothing more: what is in flight could not be told of its end.
     fn enter_without_waiting(&mut self) {
         self.system_calls += 1;
-        // An error here leaves the queue full, and the wait will meet it again and report it; completions that
-        // wait to be taken are the usual reason.
-        if self.ring.submit().is_err() {
-            self.take_completions_aside();
+        match self.ring.submit() {
+            Ok(_) => {}
+            // Completions have to be taken first.
+            Err(cause) if is_interrupted(&cause) || cause.raw_os_error() == Some(libc::EBUSY) => {
+                self.take_completions_aside();
+            }
+            Err(cause) => panic!("io_uring takes nothing more: {cause}"),
         }
     }
 
@@ -284,9 +292,11 @@ impl Reactor for Ring {
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let want = self.expected();
-        let timespec = timeout.map(Timespec::from).unwrap_or_default();
+        // Without a limit the kernel would end the whole wait after `GATHER_US`, instead of going on for one completion.
+        let limit = timeout.or((want > 1).then_some(LONG));
+        let timespec = limit.map(Timespec::from).unwrap_or_default();
         let mut args = SubmitArgs::new();
-        if timeout.is_some() {
+        if limit.is_some() {
             args = args.timespec(&timespec);
         }
         if want > 1 {
