@@ -121,7 +121,7 @@ fn options(serving: &Serving, table: &mut Table) {
     let mut client = serving.greeted();
     table.row("LIST with data", answer_name(client.ask_kind(option::LIST, b"data")), "INVALID".into());
     let listed = client.ask(option::LIST, &[]).map(|answers| names_of(&answers));
-    let all = ["disk", "huge", "disk@frozen"].map(str::to_owned).to_vec();
+    let all = ["disk", "disk@frozen", "huge"].map(str::to_owned).to_vec();
     table.row("LIST", listed.ok(), Some(all));
     let with_data = answer_name(client.ask_kind(option::STRUCTURED_REPLY, b"data"));
     table.row("STRUCTURED_REPLY with data", with_data, "INVALID".into());

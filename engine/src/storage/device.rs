@@ -71,7 +71,7 @@ fn signature(head: &[u8]) -> Option<&'static str> {
     SIGNATURES.iter().find(|(offset, magic, _)| found(*offset, magic)).map(|(_, _, name)| *name)
 }
 
-/// Writes zeros over what [`refuse_signature`] looks at, so that no other tool takes a pool's device for its own.
+/// Writes zeros over the first and the last MiB, where signatures stand, so that no other tool takes a pool's device for its own.
 pub fn wipe_signatures(disk: &Arc<DiskFile>) -> Result<()> {
     let size_bytes = disk.size_bytes();
     let mut blocking_disk = FileDisk::over(disk.clone());
