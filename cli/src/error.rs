@@ -4,9 +4,13 @@
 
 use crate::exit::Kind;
 use crate::views::ErrorView;
+use rustix::io::Errno;
 use std::borrow::Cow;
 use std::fmt;
-use vellum_engine::error::Error as EngineError;
+use vellum_engine::error::{Error as EngineError, ErrorKind};
+
+/// What to do where the system does not let us.
+const MAY_NOT: &str = "check who may read and write there, and whether it is mounted read-only";
 
 /// A result of this program.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -39,12 +43,13 @@ impl Error {
             Cause::AlreadyExists => Kind::Exists,
             Cause::StorageFull | Cause::QuotaExceeded | Cause::FileTooLarge => Kind::NoSpace,
             Cause::PermissionDenied | Cause::ReadOnlyFilesystem => Kind::Failure,
+            Cause::AddrInUse => Kind::InUse,
             _ => Kind::Io,
         };
         let hint = match kind {
             Kind::NotFound => "check the path",
             Kind::Exists => "choose another path, or remove what is there",
-            Kind::Failure => "check who may read and write there",
+            Kind::Failure => MAY_NOT,
             other => other.hint(),
         };
         Self::new(kind, format!("{what}: {cause}")).hint(hint)
@@ -92,7 +97,14 @@ impl From<EngineError> for Error {
             Some(place) => format!("{} ({place})", error.message()),
             None => error.message().to_owned(),
         };
-        Self::new(error.kind().into(), message)
+        // The engine passes on what the system said; what it forbids is no failure of the disk.
+        let is_forbidden = [Errno::ACCESS, Errno::PERM, Errno::ROFS].into_iter().any(|errno| {
+            error.kind() == ErrorKind::Io && message.contains(&std::io::Error::from(errno).to_string())
+        });
+        match is_forbidden {
+            true => Self::new(Kind::Failure, message).hint(MAY_NOT),
+            false => Self::new(error.kind().into(), message),
+        }
     }
 }
 

@@ -156,6 +156,7 @@ impl PoolDirectory {
     /// Makes the directory if it is absent, and two empty disks. All that was made is gone again unless
     /// [`Made::keep`] is called.
     pub fn create_disks(&self, new: &NewDisks) -> Result<(Disks, Made)> {
+        self.require_two(new)?;
         let mut made = Made::default();
         self.create_directory(&mut made)?;
         if new.force {
@@ -184,10 +185,31 @@ impl PoolDirectory {
 
     /// Both or none: nothing is emptied if somebody has one of the two.
     fn require_free(&self, new: &NewDisks) -> Result<()> {
+        // Both at once: if they are one and the same, the second is refused.
+        let mut locked = Vec::new();
+        for path in self.paths_of(new).into_iter().filter(|path| path.exists()) {
+            locked.push(FileDisk::open(path).map_err(|error| self.explain(error))?);
+        }
+        Ok(())
+    }
+
+    /// Where the data and the metadata of a new pool are to be.
+    fn paths_of(&self, new: &NewDisks) -> [PathBuf; 2] {
         let (data, metadata) = (self.data(), self.metadata());
-        let paths = [new.data.as_ref().unwrap_or(&data), new.metadata.as_ref().unwrap_or(&metadata)];
-        for path in paths.into_iter().filter(|path| path.exists()) {
-            drop(FileDisk::open(path).map_err(|error| self.explain(error))?);
+        [new.data.clone().unwrap_or(data), new.metadata.clone().unwrap_or(metadata)]
+    }
+
+    /// One file or device cannot be both.
+    fn require_two(&self, new: &NewDisks) -> Result<()> {
+        let identity = |path: PathBuf| {
+            let metadata = path.metadata().ok()?;
+            let device = if metadata.file_type().is_block_device() { metadata.rdev() } else { 0 };
+            Some((metadata.dev(), if device == 0 { metadata.ino() } else { 0 }, device))
+        };
+        let [data, metadata] = self.paths_of(new).map(identity);
+        if data.is_some() && data == metadata {
+            return Err(Error::new(Kind::Invalid, "data and metadata are to be the same file or device")
+                .hint("give each its own by --data and --metadata"));
         }
         Ok(())
     }

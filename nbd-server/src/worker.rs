@@ -408,10 +408,15 @@ impl Worker {
 /// Why a request must not be carried out while clients use what it would take away.
 fn in_use(engine: &Engine, request: &Request) -> Option<Error> {
     let Request::Delete { volumes } = request else { return None };
-    let clients: usize = volumes.iter().filter_map(|volume| engine.connected.get(volume)).sum();
-    (clients > 0).then(|| {
-        Error::new(ErrorKind::Busy, format!("{clients} connections use it; disconnect its clients first"))
-    })
+    let used =
+        volumes.iter().find_map(|volume| engine.connected.get(volume).map(|count| (*volume, *count)))?;
+    let name = engine.core.volumes().into_iter().find(|info| info.id == used.0).map(|info| info.name);
+    let clients = if used.1 == 1 { "a connection".to_owned() } else { format!("{} connections", used.1) };
+    let name = name.unwrap_or_else(|| format!("volume {}", used.0));
+    Some(Error::new(
+        ErrorKind::Busy,
+        format!("'{name}' is in use by {clients}; disconnect its clients first"),
+    ))
 }
 
 /// What people are told of a request that was refused by its header alone.

@@ -38,6 +38,7 @@ tests! { ring:
     qemu_image::a_disk_is_converted,
     qemu_image::an_image_lies_on_an_export,
     qemu_image::reads_and_writes_are_measured,
+    qemu_io::discarded_space_goes_back_while_idle,
     qemu_io::writes_zeroes_and_discards,
 }
 

@@ -1,6 +1,17 @@
 //! qemu-io: single requests, with the flags that a guest's disk sends.
 
 use crate::bench::{Bench, client, ok};
+use vellum_tests::program::wait_for;
+
+/// More than the pool keeps for the next writes goes back to the host, with nobody asking for anything meanwhile.
+pub fn discarded_space_goes_back_while_idle(io: &str) {
+    let bench = Bench::new(io, "512M");
+    run(&bench, &["write -P 1 0 200M", "flush"]);
+    let full = bench.host_bytes();
+    run(&bench, &["discard 0 200M", "flush"]);
+    wait_for("the host's space", || (bench.host_bytes() + (100 << 20) < full).then_some(()));
+    bench.finish();
+}
 
 pub fn writes_zeroes_and_discards(io: &str) {
     let bench = Bench::new(io, "64M");

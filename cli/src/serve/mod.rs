@@ -113,13 +113,17 @@ fn start(arguments: &ServeArguments, directory: &PoolDirectory) -> Result<(Serve
 fn listen(server: &mut Server, listening: &mut Listening) -> Result<()> {
     if let Some(path) = &listening.unix {
         let failed = |cause| Error::io(format!("cannot listen on '{}'", path.display()), &cause);
-        server.listen_unix(path).map_err(failed)?;
+        let elsewhere = "somebody listens there, or it is no socket: give another path by --unix";
+        server.listen_unix(path).map_err(|cause| failed(cause).hint(elsewhere))?;
     }
     if let Some(address) = &mut listening.tcp {
         let failed = |cause| Error::io(format!("cannot listen on '{address}'"), &cause);
-        let found = (address.host.as_str(), address.port).to_socket_addrs().map_err(failed)?.next();
-        let found = found.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
-        address.port = server.listen_tcp(found).map_err(failed)?.port();
+        let unknown =
+            |cause| failed(cause).hint("give --tcp a port, or an address of this machine and a port");
+        let found = (address.host.as_str(), address.port).to_socket_addrs().map_err(unknown)?.next();
+        let found = found.ok_or_else(|| unknown(std::io::ErrorKind::NotFound.into()))?;
+        let elsewhere = "give --tcp an address of this machine, and a port that nobody listens on";
+        address.port = server.listen_tcp(found).map_err(|cause| failed(cause).hint(elsewhere))?.port();
     }
     Ok(())
 }
@@ -151,6 +155,11 @@ pub fn announce(
     default: Option<&str>,
     output: Output,
 ) -> Result<()> {
+    if volumes.is_empty() {
+        eprintln!(
+            "nothing to serve yet: `vellum volume create NAME --size SIZE` makes a volume while this runs"
+        );
+    }
     let view = ServeView { exports: exports::exports(listening, volumes, default) };
     output.result(&view, text::serve)
 }

@@ -20,7 +20,7 @@ mod walk;
 pub use report::{Affected, CheckReport, Finding, Information, Progress};
 
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{RootSlot, SUPERBLOCK_PAGES, Superblock, VolumeRecord};
+use crate::format::{RootSlot, SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord};
 use crate::metadata::Metadata;
 use crate::metadata::files::Files;
 use crate::metadata::load::load;
@@ -242,6 +242,6 @@ fn report(
         information: notes.information,
         pages,
         mappings,
-        volumes: records.len() as u64,
+        volumes: records.iter().filter(|record| record.kind != VolumeKind::Hidden).count() as u64,
     }
 }

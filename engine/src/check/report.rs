@@ -35,7 +35,7 @@ pub struct CheckReport {
     pub pages: u64,
     /// Mapped virtual blocks, those in a leaf that several volumes share counted once.
     pub mappings: u64,
-    /// Volumes and snapshots, those being deleted and the hidden one of the log included.
+    /// Volumes and snapshots, those being deleted included.
     pub volumes: u64,
 }
 

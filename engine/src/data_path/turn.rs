@@ -22,9 +22,10 @@ impl Core {
             self.retry_when_due();
             self.compose();
             self.run_checkpoint();
-            self.run_reclaim();
             self.sync_when_due();
             self.prove();
+            // Behind the proof, which frees what may be given back: nothing else may come along to do it.
+            self.run_reclaim();
             if self.ready.is_empty() && !self.room.changed && self.next_ticket == submitted {
                 break;
             }
