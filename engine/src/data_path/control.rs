@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
 use crate::request::{NewVolume, Outcome, Request};
 use crate::storage::Ticket;
-use crate::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
+use crate::units::{BLOCK_BYTES, Generation, SECTOR_BYTES, VolumeId};
 
 /// The largest volume, in bytes.
 const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
@@ -150,6 +150,8 @@ impl Core {
             holds: Vec::new(),
             properties: Properties::default(),
             key_slot: 0,
+            in_place_since: Generation(0),
+            deletion_deferred: false,
             unknown_tail: Vec::new(),
         })
     }
@@ -243,5 +245,6 @@ fn update(record: &VolumeRecord, holds: Vec<String>) -> Delta {
         size_bytes: record.size_bytes,
         holds,
         properties: record.properties.clone(),
+        deletion_deferred: record.deletion_deferred,
     }
 }

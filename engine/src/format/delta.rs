@@ -81,6 +81,8 @@ pub enum Delta {
         holds: Vec<String>,
         /// What was set on it.
         properties: Properties,
+        /// It is deleted when the last of its holds is released.
+        deletion_deferred: bool,
     },
     /// Volumes are deleted: their names are free, their mappings go.
     Delete {
@@ -175,8 +177,8 @@ impl Delta {
                 };
                 cuts.iter().flat_map(one).collect()
             }
-            Self::Update { volume, name, size_bytes, holds, properties } => {
-                to_body(&(volume, name, size_bytes, holds, properties))
+            Self::Update { volume, name, size_bytes, holds, properties, deletion_deferred } => {
+                to_body(&(volume, name, size_bytes, holds, properties, deletion_deferred))
             }
             Self::Delete { volumes } => to_body(volumes),
             Self::Forget { volume } => to_body(volume),
@@ -204,8 +206,8 @@ impl Delta {
             }
             SNAPSHOT => Self::Snapshot { cuts: read_cuts(body)? },
             UPDATE => {
-                let (volume, name, size_bytes, holds, properties) = exact(body)?;
-                Self::Update { volume, name, size_bytes, holds, properties }
+                let (volume, name, size_bytes, holds, properties, deletion_deferred) = exact(body)?;
+                Self::Update { volume, name, size_bytes, holds, properties, deletion_deferred }
             }
             DELETE => Self::Delete { volumes: exact(body)? },
             FORGET => Self::Forget { volume: exact(body)? },
@@ -273,6 +275,7 @@ mod tests {
                 size_bytes: 1 << 30,
                 holds: vec!["tag".into()],
                 properties: Properties { policy: 1, ..Properties::default() },
+                deletion_deferred: true,
             },
             Delta::Delete { volumes: vec![VolumeId(5), VolumeId(6)] },
             Delta::Forget { volume },
@@ -305,7 +308,7 @@ mod tests {
         golden::assert_golden(
             &whole,
             "01001e00030000000000000004030201000000000807060500000000f000efbeadde",
-            0x7200_656d_4935_3571,
+            0xee14_27ac_a133_f493,
         );
     }
 

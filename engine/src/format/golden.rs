@@ -43,6 +43,8 @@ pub fn snapshot_record(id: u64) -> VolumeRecord {
             ..Properties::default()
         },
         key_slot: 0,
+        in_place_since: Generation(5),
+        deletion_deferred: true,
         unknown_tail: Vec::new(),
     }
 }

@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = encode_volume_leaf(&[snapshot_record(4), snapshot_record(9)]).unwrap();
-        golden::assert_golden(&bytes, "0100c5000400000000000000", 0x7a88_cf35_c872_7145);
+        golden::assert_golden(&bytes, "0100ce000400000000000000", 0x0b25_3fda_4a69_55cf);
     }
 
     #[test]

@@ -83,6 +83,11 @@ pub struct VolumeRecord {
     pub properties: Properties,
     /// Which key its data is encrypted with; 0 for none.
     pub key_slot: u32,
+    /// Since this checkpoint was under construction, blocks that an older snapshot had may have been overwritten in place:
+    /// what changed since an older one cannot be told by the generations of pages. 0 for never.
+    pub in_place_since: Generation,
+    /// It is deleted when the last of its holds is released.
+    pub deletion_deferred: bool,
     /// What a newer program wrote behind the fields above. Kept.
     pub unknown_tail: Vec<u8>,
 }
@@ -153,6 +158,7 @@ impl VolumeRecord {
             &self.holds,
             &self.properties,
             self.key_slot,
+            (self.in_place_since, self.deletion_deferred),
         ));
         body.extend_from_slice(&self.unknown_tail);
         body
@@ -174,6 +180,7 @@ impl VolumeRecord {
             holds,
             properties,
             key_slot,
+            (in_place_since, deletion_deferred),
         ) = fields;
         Ok(Self {
             id,
@@ -189,6 +196,8 @@ impl VolumeRecord {
             holds,
             properties,
             key_slot,
+            in_place_since,
+            deletion_deferred,
             unknown_tail: body.get(used..).unwrap_or_default().to_vec(),
         })
     }
@@ -248,9 +257,9 @@ mod tests {
     fn golden_bytes() {
         golden::assert_golden(
             &snapshot_record(7).encode().unwrap(),
-            "0100c5000700000000000000c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c50c0000000000000067726f75\
+            "0100ce000700000000000000c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c50c0000000000000067726f75\
              702f6469736b4037",
-            0xf10d_1695_be88_6a34,
+            0xe130_abb7_f62e_2603,
         );
     }
 

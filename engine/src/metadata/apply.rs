@@ -23,12 +23,13 @@ impl Metadata {
             Delta::Unmap { volume, first, last } => self.unmap(*volume, *first, *last),
             Delta::Create { record } => self.add_volume(record.clone()),
             Delta::Snapshot { cuts } => self.snapshot(cuts),
-            Delta::Update { volume, name, size_bytes, holds, properties } => {
+            Delta::Update { volume, name, size_bytes, holds, properties, deletion_deferred } => {
                 self.volumes.rename(*volume, name)?;
                 let record = self.volumes.change(*volume)?;
                 record.size_bytes = *size_bytes;
                 record.holds.clone_from(holds);
                 record.properties = properties.clone();
+                record.deletion_deferred = *deletion_deferred;
                 Ok(())
             }
             Delta::Delete { volumes } => {

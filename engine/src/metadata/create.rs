@@ -134,6 +134,8 @@ fn log_volume(log: &Extent, created_unix_s: u64) -> VolumeRecord {
         holds: Vec::new(),
         properties: Properties::default(),
         key_slot: 0,
+        in_place_since: Generation(0),
+        deletion_deferred: false,
         unknown_tail: Vec::new(),
     }
 }
