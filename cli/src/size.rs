@@ -2,8 +2,11 @@
 //!
 //! Owns both directions. Powers of 1024 throughout, and exact: a size that is no whole number of bytes is refused.
 
+use crate::error::Error;
+use crate::exit::Kind;
 use std::fmt;
 use std::str::FromStr;
+use vellum_engine::units::BLOCK_BYTES;
 
 /// A number of bytes; its text is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +84,15 @@ impl fmt::Display for Size {
         let letter = char::from(LETTERS[power as usize - 1]);
         out.pad(&format!("{whole}{} {letter}iB", fraction.trim_end_matches('0')))
     }
+}
+
+/// The data blocks of a pool of this size.
+pub fn pool_blocks(size_bytes: u64) -> Result<u64, Error> {
+    if !size_bytes.is_multiple_of(BLOCK_BYTES) {
+        return Err(Error::new(Kind::Invalid, "a pool's size is a multiple of 64 KiB")
+            .hint("write it as 10G or 512M; these are"));
+    }
+    Ok(size_bytes / BLOCK_BYTES)
 }
 
 #[cfg(test)]

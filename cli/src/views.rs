@@ -5,7 +5,7 @@
 
 use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
-use vellum_engine::data_path::{PoolStatus, VolumeInfo};
+use vellum_engine::data_path::{MetadataState as EngineMetadataState, PoolStatus, VolumeInfo};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
 use vellum_engine::request::Uuid;
 use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
@@ -41,6 +41,8 @@ pub struct PoolView {
     pub metadata_bytes: u64,
     /// How much of it is free.
     pub metadata_free_bytes: u64,
+    /// Whether the metadata file takes what writes need.
+    pub metadata_state: MetadataState,
     /// Written data that an opening after a crash would have to check.
     pub unproven_bytes: u64,
     /// What the data file takes on its file system; absent if that cannot be told.
@@ -80,6 +82,7 @@ impl PoolView {
             log_used_bytes: used_pages * page_bytes,
             metadata_bytes: status.metadata_pages * page_bytes,
             metadata_free_bytes: status.metadata_free_pages * page_bytes,
+            metadata_state: status.metadata_state.into(),
             unproven_bytes: status.unproven_bytes,
             volumes_bytes: volumes
                 .iter()
@@ -90,6 +93,29 @@ impl PoolView {
             deleting: status.deleting,
             failure: status.failure.as_ref().map(ToString::to_string),
             ..Self::default()
+        }
+    }
+}
+
+/// Whether a metadata file takes what writes need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetadataState {
+    /// It has room, or grows when it has not.
+    #[default]
+    Ok,
+    /// It cannot grow any more, and few of its pages are free.
+    NearFull,
+    /// It cannot grow any more: writes to new blocks fail.
+    Full,
+}
+
+impl From<EngineMetadataState> for MetadataState {
+    fn from(state: EngineMetadataState) -> Self {
+        match state {
+            EngineMetadataState::Ok => Self::Ok,
+            EngineMetadataState::NearFull => Self::NearFull,
+            EngineMetadataState::Full => Self::Full,
         }
     }
 }
@@ -172,6 +198,14 @@ pub struct SnapshotsView {
 pub struct DeletedView {
     /// The names, as they were given.
     pub deleted: Vec<String>,
+}
+
+/// Asks for a larger pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtensionView {
+    /// What it may hold from now on, a multiple of 65536.
+    pub size_bytes: u64,
 }
 
 /// Asks for a new volume.

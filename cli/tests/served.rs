@@ -48,6 +48,8 @@ fn commands_go_to_the_server() {
     let bench = &served.bench;
     bench.ok(&["volume", "create", "group/ü disk", "--size", "10G"]);
     bench.ok(&["volume", "create", "other", "--size", "1G"]);
+    assert_eq!(bench.json(&["pool", "extend", "128M"])["size_bytes"], 128 << 20);
+    bench.fails(Kind::Invalid, &["pool", "extend", "64M"]);
     bench.ok(&["snapshot", "create", "group/ü disk@1", "other@1"]);
     bench.ok(&["clone", "create", "group/ü disk@1", "copy"]);
     assert_eq!(bench.json(&["volume", "show", "group/ü disk"])["size_bytes"], 10u64 << 30);
@@ -108,6 +110,10 @@ impl Fails {
 
 impl Manage for Fails {
     fn status(&mut self) -> Result<PoolView> {
+        self.error()
+    }
+
+    fn extend(&mut self, _: u64) -> Result<PoolView> {
         self.error()
     }
 

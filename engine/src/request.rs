@@ -125,6 +125,12 @@ pub enum Request {
         /// Of which volume.
         volume: VolumeId,
     },
+    /// Let the pool use so many data blocks: as many as it has, or more. Answered when a power loss cannot take that
+    /// back. Fails with `NoSpace` if the data file or device cannot be so long.
+    Extend {
+        /// Data blocks of 64 KiB, log included.
+        data_blocks: u64,
+    },
     /// Bring the trees on disk up to date, so that the log is not needed up to here.
     Checkpoint,
     /// Checkpoint and stop: takes no more requests, the log is empty, the owner is "nobody".

@@ -3,13 +3,13 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use vellum_engine::Pool;
 use vellum_engine::error::{ErrorKind, Result};
 use vellum_engine::format::{SUPERBLOCK_PAGES, Superblock};
 use vellum_engine::options::{CreateOptions, OpenOptions};
 use vellum_engine::request::{NewVolume, Request};
 use vellum_engine::storage::{Blocking, Completion, Disk, DiskError, MemoryDisk, Operation, Ticket};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
+use vellum_engine::{MetadataState, Pool};
 
 /// The bytes of a volume that one mapping leaf covers.
 const WINDOW_BYTES: u64 = 16 * 1024 * BLOCK_BYTES;
@@ -98,6 +98,60 @@ fn a_full_metadata_file_takes_writes_again_when_its_host_has_room() {
     // The first one that fails asks the host again.
     let _ = limited.write_sector(volume, full * WINDOW_BYTES);
     limited.write_sector(volume, full * WINDOW_BYTES).unwrap();
+}
+
+#[test]
+fn a_metadata_file_says_when_it_is_nearly_full_and_full() {
+    let mut limited = LimitedPool::new(100_000, u64::MAX, &OpenOptions::default());
+    let volume = limited.volume(1);
+    limited.write_sector(volume, 0).unwrap();
+    assert_eq!(limited.pool.status().metadata_state, MetadataState::Ok);
+    // A little room is left: less than a step, and used all the same.
+    limited.metadata_limit.set(limited.pool.metadata_disk().size_bytes() + 100 * 4096);
+    let mut states = Vec::new();
+    for window in 1.. {
+        let written = limited.write_sector(volume, window * WINDOW_BYTES);
+        let state = limited.pool.status().metadata_state;
+        if states.last() != Some(&state) {
+            states.push(state);
+        }
+        if written.is_err() {
+            break;
+        }
+    }
+    assert_eq!(states, [MetadataState::Ok, MetadataState::NearFull, MetadataState::Full]);
+    let room = limited.metadata_limit.get() - limited.pool.metadata_disk().size_bytes();
+    assert!(room < 32 * 4096, "{room} bytes of the host's room were not used");
+    limited.metadata_limit.set(u64::MAX);
+    let _ = limited.write_sector(volume, 1 << 44);
+    limited.write_sector(volume, 1 << 44).unwrap();
+    assert_eq!(limited.pool.status().metadata_state, MetadataState::Ok);
+}
+
+/// The file behind a pool's data cannot be so long.
+#[test]
+fn an_extension_beyond_the_end_of_a_device_is_refused_and_changes_nothing() {
+    let mut limited = LimitedPool::new(4096, u64::MAX, &OpenOptions::default());
+    let volume = limited.volume(1);
+    limited.data_limit.set(5000 * BLOCK_BYTES);
+    let refused = limited.pool.request(Request::Extend { data_blocks: 5001 }).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NoSpace);
+    assert_eq!(limited.pool.status().data_blocks, 4096);
+    limited.pool.request(Request::Extend { data_blocks: 5000 }).unwrap();
+    limited.write_sector(volume, 0).unwrap();
+}
+
+/// A large extension needs pages for its counts: more than one step of growth, or it says that they are missing.
+#[test]
+fn an_extension_waits_for_metadata_pages_or_fails_for_want_of_them() {
+    let mut limited = LimitedPool::new(4096, u64::MAX, &OpenOptions::default());
+    limited.metadata_limit.set(limited.pool.metadata_disk().size_bytes() + (1 << 20));
+    let refused = limited.pool.request(Request::Extend { data_blocks: 16 << 20 }).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NoSpace);
+    assert_eq!(limited.pool.status().data_blocks, 4096);
+    limited.metadata_limit.set(u64::MAX);
+    limited.pool.request(Request::Extend { data_blocks: 16 << 20 }).unwrap();
+    assert_eq!(limited.pool.status().failure, None);
 }
 
 #[test]

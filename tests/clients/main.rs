@@ -4,6 +4,7 @@
 //! All of it runs over io_uring, and what depends on how bytes travel over threads too. One file a client.
 
 mod bench;
+mod devices;
 mod fio;
 mod libnbd;
 mod nbdcopy;
@@ -24,6 +25,7 @@ macro_rules! tests {
 }
 
 tests! { ring:
+    devices::devices_under_a_served_pool_grow,
     fio::mixed_sizes_on_four_connections,
     fio::trims_and_writes,
     libnbd::contexts_tell_holes_and_sharing,
@@ -43,6 +45,7 @@ tests! { ring:
 }
 
 tests! { threads:
+    devices::devices_under_a_served_pool_grow,
     fio::mixed_sizes_on_four_connections,
     libnbd::corners_are_answered,
     libnbd::four_handles_with_64_requests_each,

@@ -81,6 +81,11 @@ pub enum PoolCommand {
     Create(PoolCreate),
     /// Show how full the pool is, and whether it is well.
     Status,
+    /// Let the pool hold more. Works while it is served; a device under it is enlarged first.
+    Extend {
+        /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
+        size: Size,
+    },
     /// Check every structure, and tell what damage costs. Writes nothing; the pool may not be served meanwhile.
     ///
     /// Ends with the exit code `damaged` if it finds something.

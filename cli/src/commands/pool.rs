@@ -21,6 +21,10 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
         PoolCommand::Status => {
             output.result(&manage::with_pool(directory, |pool| pool.status())?, text::pool)
         }
+        PoolCommand::Extend { size } => {
+            let view = manage::with_pool(directory, |pool| pool.extend(size.0))?;
+            output.result(&view, text::pool)
+        }
         PoolCommand::Check => check(directory, output),
         PoolCommand::Inspect(what) => {
             let view = InspectView { structures: look_at(what, directory)? };

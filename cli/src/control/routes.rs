@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
 use crate::views::{
-    DeletedView, NamesView, NewCloneView, NewVolumeView, SnapshotsView, VolumeKind, VolumeView, VolumesView,
+    DeletedView, ExtensionView, NamesView, NewCloneView, NewVolumeView, SnapshotsView, VolumeKind,
+    VolumeView, VolumesView,
 };
 use crate::{names, views};
 use axum::body::Bytes;
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 pub fn router(pool: Shared) -> Router {
     Router::new()
         .route("/v1/pool", get(status))
+        .route("/v1/pool/extensions", post(extend))
         .route("/v1/volumes", get(volumes).post(create_volume))
         .route("/v1/volumes/{name}", get(volume).delete(delete_volume))
         .route("/v1/snapshots", get(snapshots).post(create_snapshots))
@@ -127,6 +129,12 @@ where
 
 async fn status(State(pool): State<Shared>) -> Answer<views::PoolView> {
     let act = |pool: &mut dyn Manage| Ok(views::PoolView { served: true, ..pool.status()? });
+    answer(pool, StatusCode::OK, act).await
+}
+
+async fn extend(State(pool): State<Shared>, Body(new): Body<ExtensionView>) -> Answer<views::PoolView> {
+    let act =
+        move |pool: &mut dyn Manage| Ok(views::PoolView { served: true, ..pool.extend(new.size_bytes)? });
     answer(pool, StatusCode::OK, act).await
 }
 

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::views::{PoolView, VolumeView};
-use crate::{host, names};
+use crate::{host, names, size};
 use vellum_engine::error::Error as EngineError;
 use vellum_engine::request::{Outcome, Reply, Request, Uuid};
 use vellum_engine::units::VolumeId;
@@ -86,6 +86,12 @@ impl<E: Engine> Manage for Opened<E> {
         let (host_data_bytes, host_metadata_bytes) = self.directory.host_bytes();
         let view = PoolView::new(&self.uuid, &self.engine.status(), &self.engine.volumes());
         Ok(PoolView { host_data_bytes, host_metadata_bytes, ..view })
+    }
+
+    fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {
+        let data_blocks = size::pool_blocks(size_bytes)?;
+        self.engine.request(Request::Extend { data_blocks })?;
+        self.status()
     }
 
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::host;
 use crate::pool_directory::{Disks, NewDisks, PoolDirectory, identity};
-use crate::size::Size;
+use crate::size::{self, Size};
 use vellum_engine::options::CreateOptions;
 use vellum_engine::request::{Reply, Request};
 use vellum_engine::storage::{Disk, FileDisk};
@@ -89,11 +89,7 @@ impl Engine for Pool<FileDisk> {
 }
 
 fn create_options(size_bytes: u64) -> Result<CreateOptions> {
-    if !size_bytes.is_multiple_of(BLOCK_BYTES) {
-        return Err(Error::new(Kind::Invalid, "a pool's size is a multiple of 64 KiB")
-            .hint("write it as 10G or 512M; these are"));
-    }
-    let data_blocks = size_bytes / BLOCK_BYTES;
+    let data_blocks = size::pool_blocks(size_bytes)?;
     Ok(CreateOptions {
         data_blocks,
         log_blocks: CreateOptions::log_blocks_for(data_blocks),

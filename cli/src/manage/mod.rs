@@ -21,6 +21,9 @@ pub trait Manage {
     /// The state of the pool.
     fn status(&mut self) -> Result<PoolView>;
 
+    /// Lets the pool hold `size_bytes`, as much as now or more.
+    fn extend(&mut self, size_bytes: u64) -> Result<PoolView>;
+
     /// All volumes and snapshots, by number.
     fn volumes(&mut self) -> Result<Vec<VolumeView>>;
 

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::names;
 use crate::views::{
-    ErrorView, NamesView, NewCloneView, NewVolumeView, PoolView, SnapshotsView, VolumeView, VolumesView,
+    ErrorView, ExtensionView, NamesView, NewCloneView, NewVolumeView, PoolView, SnapshotsView, VolumeView,
+    VolumesView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -103,6 +104,10 @@ async fn send(
 impl Manage for Remote {
     fn status(&mut self) -> Result<PoolView> {
         self.get("/v1/pool")
+    }
+
+    fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {
+        self.post("/v1/pool/extensions", &ExtensionView { size_bytes })
     }
 
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {

@@ -4,7 +4,7 @@
 
 use super::table::{Align, fields, table};
 use crate::size::Size;
-use crate::views::{CheckView, FindingView, InspectView, PoolView, ServeView, VolumeView};
+use crate::views::{CheckView, FindingView, InspectView, MetadataState, PoolView, ServeView, VolumeView};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The last second that the text of a time can show: the end of the year 9999.
@@ -33,7 +33,7 @@ pub fn pool(view: &PoolView) -> String {
         ("used", part(view.used_bytes, view.size_bytes)),
         ("free", part(view.free_bytes, view.size_bytes)),
         ("log", format!("{}, {} in use", size(view.log_bytes), size(view.log_used_bytes))),
-        ("metadata", format!("{}, {} free", size(view.metadata_bytes), size(view.metadata_free_bytes))),
+        ("metadata", metadata(view)),
     ];
     if let Some(bytes) = view.host_data_bytes {
         let metadata = view.host_metadata_bytes.unwrap_or(0);
@@ -45,6 +45,15 @@ pub fn pool(view: &PoolView) -> String {
         rows.push(("being deleted", view.deleting.to_string()));
     }
     fields(&rows)
+}
+
+fn metadata(view: &PoolView) -> String {
+    let room = format!("{}, {} free", size(view.metadata_bytes), size(view.metadata_free_bytes));
+    match view.metadata_state {
+        MetadataState::Ok => room,
+        MetadataState::NearFull => format!("{room}; NEARLY FULL, and its file or device cannot grow"),
+        MetadataState::Full => format!("{room}; FULL: writes fail until its file or device can grow"),
+    }
 }
 
 fn state(view: &PoolView) -> String {

@@ -21,7 +21,7 @@ struct Running {
     /// Everything up to this record and delta is in it.
     mark: Mark,
     stage: Stage,
-    waiters: Vec<Key>,
+    waiters: Vec<Then>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ enum Stage {
 pub struct CheckpointState {
     running: Option<Running>,
     wanted: bool,
-    waiters: Vec<Key>,
+    waiters: Vec<Then>,
     /// What the newest durable slot holds, and where the log goes on behind it.
     last: (DeltaNumber, u64),
     close: Close,
@@ -79,15 +79,21 @@ impl CheckpointState {
             .map(|running| running.mark.sequence)
     }
 
+    /// Wants a checkpoint of the state as it is now, and something to happen when its slot is durable.
+    pub fn then(&mut self, then: Then) {
+        self.waiters.push(then);
+        self.wanted = true;
+    }
+
     /// Everybody who waits for a checkpoint, for a pool that failed.
-    pub fn drain(&mut self) -> Vec<Key> {
-        let mut keys = std::mem::take(&mut self.waiters);
-        keys.extend(self.running.take().into_iter().flat_map(|running| running.waiters));
+    pub fn drain(&mut self) -> Vec<Then> {
+        let mut waiters = std::mem::take(&mut self.waiters);
+        waiters.extend(self.running.take().into_iter().flat_map(|running| running.waiters));
         if let Close::First(key) | Close::Clean(key) = std::mem::take(&mut self.close) {
-            keys.push(key);
+            waiters.push(Then::Part(key));
         }
         self.wanted = false;
-        keys
+        waiters
     }
 }
 
@@ -96,8 +102,7 @@ impl Core {
         if let Some(request) = self.requests.get_mut(&key) {
             request.parts += 1;
         }
-        self.checkpoint.waiters.push(key);
-        self.checkpoint.wanted = true;
+        self.checkpoint.then(Then::Part(key));
     }
 
     pub(super) fn start_close(&mut self, key: Key) {
@@ -259,7 +264,7 @@ impl Core {
             if canary::broken(Canary::LogReleasedEarly) { slot.log_position } else { older_position };
         self.room.changed = true;
         let (clean, is_last) = (slot.clean, running.mark == self.commit.composed);
-        running.waiters.into_iter().for_each(|key| self.happen(Then::Part(key)));
+        running.waiters.into_iter().for_each(|then| self.happen(then));
         self.close_goes_on(clean, is_last);
     }
 

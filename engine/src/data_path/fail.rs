@@ -20,6 +20,7 @@ impl Core {
             Task::Unmap(task) => self.fail_unmap(&task, error),
             Task::Collapse(task) => self.fail_collapse(&task, error),
             Task::Control(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Extend(task) => self.extension_over(task.key, Err(error.clone())),
         }
     }
 
@@ -37,8 +38,12 @@ impl Core {
                 Then::Nothing | Then::Slab(..) | Then::WrittenAhead(..) => {}
             }
         }
-        for key in self.checkpoint.drain() {
-            self.part_done(key, Err(error.clone()));
+        for then in self.checkpoint.drain() {
+            match then {
+                Then::Run(task) => self.fail_task(task, &error),
+                Then::Part(key) | Then::Answer(key) => self.part_done(key, Err(error.clone())),
+                Then::Nothing | Then::Slab(..) | Then::WrittenAhead(..) => {}
+            }
         }
         for (_, key) in std::mem::take(&mut self.barriers) {
             self.part_done(key, Err(error.clone()));

@@ -17,13 +17,14 @@
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`; joining two layers
 //! `collapse.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file),
-//! `write_ahead.rs` (free blocks written before they are needed).
+//! `write_ahead.rs` (free blocks written before they are needed). A pool is made larger by `extend.rs`.
 //! `opening.rs` makes a core from two disks.
 
 mod checkpoint;
 mod collapse;
 mod commit;
 mod control;
+mod extend;
 mod extents;
 mod fail;
 mod gather;
@@ -45,7 +46,7 @@ mod write_ahead;
 
 pub use opening::open;
 pub use space::SpaceCounts;
-pub use status::{PoolStatus, VolumeInfo};
+pub use status::{MetadataState, PoolStatus, VolumeInfo};
 
 use crate::error::Error;
 use crate::metadata::Metadata;
@@ -96,6 +97,8 @@ pub enum Task {
     Collapse(collapse::CollapseTask),
     /// Make, freeze, delete or change volumes.
     Control(control::ControlTask),
+    /// Make the pool larger.
+    Extend(extend::ExtendTask),
 }
 
 impl Task {
@@ -179,6 +182,8 @@ pub struct Core {
     /// When the oldest delta that is not proven was appended, or later: when a proof came.
     unproven_since_ms: u64,
     closing: bool,
+    /// The pool is being made larger.
+    is_extending: bool,
 }
 
 impl Core {

@@ -175,6 +175,7 @@ impl Core {
             now_ms: 0,
             unproven_since_ms: 0,
             closing: false,
+            is_extending: false,
         }
     }
 

@@ -39,8 +39,10 @@ pub enum Pending {
     Punch(DataBlock, u64),
     /// The metadata file being extended.
     Growth,
-    /// The sync of the extension.
+    /// The sync of the growth.
     GrowthSync,
+    /// The end of a larger pool being allocated: for whom, and how many blocks it will have.
+    Extension(super::Key, u64),
 }
 
 /// A page on its way into memory, and who waits for it.
@@ -83,6 +85,7 @@ impl Core {
             Pending::Punch(first, blocks) => self.punch_done(first, blocks, result),
             Pending::Growth => self.growth_allocated(result),
             Pending::GrowthSync => self.growth_synced(result),
+            Pending::Extension(key, blocks) => self.extension_allocated(key, blocks, result),
         }
     }
 

@@ -9,6 +9,9 @@ use crate::error::{Error, ErrorKind};
 use crate::storage::{DiskError, Operation};
 use crate::units::{BLOCK_BYTES, DataBlock, Generation, PAGE_BYTES};
 
+/// Fewer pages than these are not worth a step.
+const GROWTH_PAGES_MIN: u64 = 16;
+
 /// The slab that is being made ready.
 #[derive(Default)]
 pub struct SlabState {
@@ -37,6 +40,12 @@ impl SlabState {
 pub struct GrowthState {
     to_pages: Option<u64>,
     wanted: bool,
+    /// Pages that somebody waits for.
+    missing_pages: u64,
+    /// Pages that the host may have room for, once it had none for more.
+    at_most_pages: Option<u64>,
+    /// The host had no room the last time.
+    refused: bool,
     /// The generation in which the host had no room. It is asked again in the next one.
     failed: Option<Generation>,
 }
@@ -47,7 +56,12 @@ impl GrowthState {
         self.failed = None;
     }
 
-    /// Whether the last try found no room.
+    /// Whether the host had no room the last time it was asked.
+    pub fn was_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Whether the last try found no room, and asking again is of no use yet.
     pub fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
@@ -139,15 +153,18 @@ impl Core {
         self.space.punched(first, blocks, result.is_ok());
     }
 
-    /// Wants the metadata file to grow by a step.
-    pub(super) fn want_growth(&mut self) {
+    /// Wants the metadata file to grow by a step, and by so many pages at least.
+    pub(super) fn want_growth(&mut self, pages: u64) {
         self.growth.wanted = self.growth.failed != Some(self.metadata.forest.building);
+        self.growth.missing_pages = self.growth.missing_pages.max(pages);
     }
 
     fn start_growth(&mut self) {
         self.growth.wanted = false;
         let now = self.metadata.forest.page_counts.len();
-        let to = now + self.options.metadata_step_pages.max(1);
+        let missing = std::mem::take(&mut self.growth.missing_pages);
+        let step = self.options.metadata_step_pages.max(1).max(missing);
+        let to = now + self.growth.at_most_pages.map_or(step, |most| most.min(step));
         self.growth.to_pages = Some(to);
         let page = PAGE_BYTES as u64;
         let allocate = Operation::Allocate { offset_bytes: now * page, length_bytes: (to - now) * page };
@@ -159,7 +176,7 @@ impl Core {
             Ok(()) => {
                 self.submit_operation(Side::Metadata, Operation::Sync, Pending::GrowthSync);
             }
-            Err(_) => self.growth_over(false),
+            Err(_) => self.growth_refused(),
         }
     }
 
@@ -171,8 +188,23 @@ impl Core {
         }
     }
 
+    /// The host has no room for so many pages. Half of them will do too, down to a few.
+    fn growth_refused(&mut self) {
+        let now = self.metadata.forest.page_counts.len();
+        let asked = self.growth.to_pages.map_or(0, |to| to - now);
+        if asked > GROWTH_PAGES_MIN {
+            self.growth.to_pages = None;
+            self.growth.wanted = true;
+            self.growth.at_most_pages = Some((asked / 2).max(GROWTH_PAGES_MIN));
+        } else {
+            self.growth_over(false);
+        }
+    }
+
     fn growth_over(&mut self, done: bool) {
         let Some(to) = self.growth.to_pages.take() else { return };
+        self.growth.at_most_pages = None;
+        self.growth.refused = !done;
         self.growth.failed = (!done).then_some(self.metadata.forest.building);
         if done {
             self.metadata.forest.grow_pages(to);

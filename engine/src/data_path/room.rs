@@ -3,7 +3,7 @@
 //! Owns what is set aside, and who waits for room, proof, or a block. What makes room is `checkpoint.rs` and
 //! `reclaim.rs`.
 
-use super::{Core, DeltaNumber, Task};
+use super::{Core, DeltaNumber, MetadataState, Task};
 use crate::error::{Error, ErrorKind};
 use crate::units::Generation;
 
@@ -33,6 +33,8 @@ pub struct RoomState {
     reserved: Room,
     /// The generation since which metadata pages have been short and the file could not grow.
     full_since: Option<Generation>,
+    /// The last change that asked for metadata pages got none and failed.
+    refused: bool,
     /// Something was given back: who waits should try again.
     pub changed: bool,
     /// When the host was asked again for the last time.
@@ -44,8 +46,30 @@ pub struct RoomState {
 impl Core {
     /// Sets room aside for a write. If there is none, says to the background what is missing.
     pub(super) fn admit(&mut self, needed: Room) -> bool {
-        let checkpoint = self.metadata.checkpoint_pages_at_most() as u64;
-        self.admit_above(needed, 2 * checkpoint + UNMAP_PAGES)
+        self.admit_above(needed, self.metadata_floor())
+    }
+
+    /// Free metadata pages that writes leave for checkpoints and for what frees pages.
+    fn metadata_floor(&self) -> u64 {
+        2 * self.metadata.checkpoint_pages_at_most() as u64 + UNMAP_PAGES
+    }
+
+    /// Free metadata pages above the floor that are called few.
+    fn metadata_margin(&self) -> u64 {
+        self.options.metadata_step_pages.max(self.metadata.forest.page_counts.len() / 16)
+    }
+
+    /// Whether the metadata file takes what writes need.
+    pub(super) fn metadata_state(&self) -> MetadataState {
+        let free = self.metadata.forest.pages.free_pages();
+        let above = free.checked_sub(self.metadata_floor() + self.room.reserved.metadata_pages);
+        match above {
+            _ if !self.growth.was_refused() => MetadataState::Ok,
+            None => MetadataState::Full,
+            _ if self.room.refused => MetadataState::Full,
+            Some(above) if above < self.metadata_margin() => MetadataState::NearFull,
+            Some(_) => MetadataState::Ok,
+        }
     }
 
     /// Sets room aside for a change that frees something, down to what checkpoints need.
@@ -55,9 +79,14 @@ impl Core {
 
     fn admit_above(&mut self, needed: Room, floor: u64) -> bool {
         let free = self.metadata.forest.pages.free_pages();
-        if free < floor + self.room.reserved.metadata_pages + needed.metadata_pages {
-            self.metadata_is_short();
+        let wanted = floor + self.room.reserved.metadata_pages + needed.metadata_pages;
+        if free < wanted {
+            self.metadata_is_short(wanted - free);
             return false;
+        }
+        if free - wanted < self.metadata_margin() / 2 {
+            // Ahead of need, so that nobody has to wait for it.
+            self.want_growth(0);
         }
         let unproven = self.unproven.bytes() + self.room.reserved.unproven_bytes;
         if unproven > 0 && unproven + needed.unproven_bytes > self.options.unproven_limit_bytes {
@@ -69,6 +98,7 @@ impl Core {
             return false;
         }
         self.room.full_since = None;
+        self.room.refused &= needed.metadata_pages == 0;
         self.room.reserved.metadata_pages += needed.metadata_pages;
         self.room.reserved.unproven_bytes += needed.unproven_bytes;
         true
@@ -87,8 +117,8 @@ impl Core {
         self.commit.unreserve(needed.log_pages);
     }
 
-    fn metadata_is_short(&mut self) {
-        self.want_growth();
+    fn metadata_is_short(&mut self, pages: u64) {
+        self.want_growth(pages);
         if self.growth.has_failed() {
             let now = self.metadata.forest.building;
             self.room.full_since.get_or_insert(now);
@@ -121,6 +151,7 @@ impl Core {
         if self.metadata_is_full() && !task.is_deletion() {
             // The next one asks the host again.
             self.growth.ask_again();
+            self.room.refused = true;
             let error = Error::new(
                 ErrorKind::NoSpace,
                 "the metadata file is full and cannot grow; delete snapshots or volumes, or give its file system room",

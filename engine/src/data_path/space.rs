@@ -69,6 +69,15 @@ impl Space {
         }
     }
 
+    /// Adds blocks up to `blocks`: nothing maps them, and nothing is known to be allocated.
+    pub fn grow(&mut self, blocks: u64) {
+        let old = self.holes.len() as u64;
+        self.fresh.resize(blocks as usize, false);
+        self.recycled.resize(blocks as usize, false);
+        self.holes.resize(blocks as usize, true);
+        self.counts.holes += blocks - old;
+    }
+
     /// How many blocks are in which state.
     pub fn counts(&self) -> SpaceCounts {
         SpaceCounts { waiting: (self.freed.len() + self.pinned_free.len()) as u64, ..self.counts }

@@ -31,6 +31,18 @@ pub struct VolumeInfo {
     pub holds: Vec<String>,
 }
 
+/// Whether a metadata file takes what writes need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MetadataState {
+    /// It has room, or grows when it has not.
+    #[default]
+    Ok,
+    /// It cannot grow any more, and few of its pages are free.
+    NearFull,
+    /// It cannot grow any more: writes to new blocks fail. Reads, overwrites, discards and deletions go on.
+    Full,
+}
+
 /// The state of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
@@ -44,6 +56,8 @@ pub struct PoolStatus {
     pub metadata_pages: u64,
     /// Pages of it that are free.
     pub metadata_free_pages: u64,
+    /// Whether it takes what writes need.
+    pub metadata_state: MetadataState,
     /// Pages of the log, and how many of them are in use.
     pub log_pages: (u64, u64),
     /// The last record composed.
@@ -87,6 +101,7 @@ impl Core {
             space: self.space.counts(),
             metadata_pages: forest.page_counts.len(),
             metadata_free_pages: forest.pages.free_pages(),
+            metadata_state: self.metadata_state(),
             log_pages: (self.commit.ring.pages(), self.commit.ring.used_pages()),
             composed: self.commit.composed.sequence,
             durable: self.commit.durable.sequence,

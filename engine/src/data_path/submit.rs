@@ -80,6 +80,7 @@ impl Core {
                 let task = collapse::CollapseTask::new(key, volume);
                 self.start_part(key, Task::Collapse(task));
             }
+            Request::Extend { data_blocks } => self.start_extend(key, data_blocks)?,
             Request::Checkpoint => self.start_checkpoint_request(key),
             Request::Close => self.start_close(key),
             control => {

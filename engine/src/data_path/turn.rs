@@ -44,6 +44,7 @@ impl Core {
                 (Task::Unmap(task), None) => self.unmap(task),
                 (Task::Collapse(task), None) => self.collapse(task),
                 (Task::Control(task), None) => self.control(task),
+                (Task::Extend(task), None) => self.extend(task),
             }
         }
     }

@@ -57,15 +57,25 @@ impl CountTrees {
     /// Every leaf and inner page of counts, were all of them written: one slice of an unmap may change as many.
     pub fn pages_at_most(&self, forest: &Forest) -> usize {
         let whole = |counts: &Counts| {
-            let leaves = counts.len().div_ceil(COUNTS_PER_LEAF) as usize;
             let overflow = counts.overflow_len().div_ceil(OVERFLOWS_PER_LEAF) + OVERFLOW_GROWTH;
-            leaves + inner_pages(leaves) + overflow + inner_pages(overflow)
+            count_pages(counts.len()) + overflow + inner_pages(overflow)
         };
         whole(&forest.data_counts) + whole(&forest.page_counts)
     }
 }
 
+/// Leaves and inner pages of `len` counts.
+fn count_pages(len: u64) -> usize {
+    let leaves = len.div_ceil(COUNTS_PER_LEAF) as usize;
+    leaves + inner_pages(leaves)
+}
+
 impl Metadata {
+    /// Pages by which [`Metadata::checkpoint_pages_at_most`] grows when the pool gets `data_blocks` data blocks.
+    pub fn checkpoint_pages_to_extend(&self, data_blocks: u64) -> usize {
+        count_pages(data_blocks) - count_pages(self.forest.data_counts.len())
+    }
+
     /// Freezes the present state. Afterwards every page in it is immutable, and the next change shadows.
     ///
     /// Fails with `NoSpace`, before anything changed, if the metadata file has too few free pages.

@@ -59,8 +59,13 @@ impl DiskFile {
         Ok(allocated?)
     }
 
-    /// A device has all its room, and no more.
+    /// A device has all its room, and no more than it has.
     pub(super) fn allocate_on_device(&self, offset_bytes: u64, length_bytes: u64) -> Result<(), DiskError> {
+        if self.check_end(offset_bytes, length_bytes).is_ok() {
+            return Ok(());
+        }
+        // It may have been enlarged since it was opened.
+        self.refresh_size()?;
         self.check_end(offset_bytes, length_bytes).map_err(|_| DiskError::NoSpace)
     }
 

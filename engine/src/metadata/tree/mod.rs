@@ -152,6 +152,11 @@ impl Forest {
         self.pages.grow(pages);
     }
 
+    /// Makes the data file larger: it has `blocks` blocks that may be used.
+    pub fn grow_blocks(&mut self, blocks: u64) {
+        self.data_counts.grow(blocks);
+    }
+
     /// The first contradiction between counts and trees that a change met, if there was one. From then on counts are
     /// not exact: nothing may be written to the pool any more.
     pub fn damage(&self) -> Option<&Error> {

@@ -1,0 +1,93 @@
+//! Data and metadata on block devices, which grow while the pool is served.
+//!
+//! Owns loop devices. Needs root.
+
+use crate::bench::{client, ok, text};
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use vellum_tests::program::{Pool, run, wait_for};
+
+const MIB: u64 = 1 << 20;
+
+/// A loop device over a file; detached when this is dropped.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &Path, size_bytes: u64) -> Self {
+        File::create(file).unwrap().set_len(size_bytes).unwrap();
+        // A free device may be taken by somebody else before it is ours.
+        let attach = || {
+            let ran =
+                run(Command::new("losetup").args(["--find", "--show", text(file)])).expect("util-linux");
+            (ran.code == Some(0)).then(|| Self(ran.out.trim().to_owned()))
+        };
+        wait_for("a loop device", attach)
+    }
+
+    /// Makes the device larger, as `lvextend` would.
+    fn enlarge(&self, file: &Path, size_bytes: u64) {
+        File::options().write(true).open(file).unwrap().set_len(size_bytes).unwrap();
+        let ran = run(Command::new("losetup").args(["--set-capacity", &self.0])).expect("util-linux");
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+pub fn devices_under_a_served_pool_grow(io: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let (data_file, metadata_file) = (folder.path().join("data.img"), folder.path().join("metadata.img"));
+    let data = Loop::new(&data_file, 64 * MIB);
+    let metadata = Loop::new(&metadata_file, 3 * MIB);
+    let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), folder.path().join("pool"));
+    pool.ok(&["pool", "create", "--size", "64M", "--data", &data.0, "--metadata", &metadata.0]);
+    let served = pool.serve(&["--io", io, "--volume", "disk=200T"]);
+    let write = |from_mib: u64, mib: u64| {
+        let command = format!("write -P 7 {from_mib}M {mib}M");
+        client("qemu-io", &["-f", "raw", "-c", &command, "-c", "flush", &pool.uri("disk")]).code
+    };
+    assert_eq!(write(0, 40), Some(0));
+    assert_ne!(write(40, 40), Some(0), "the pool is full");
+    let short = pool.run(&["pool", "extend", "256M"]);
+    assert_eq!(short.code, Some(6), "the device is too short: {}", short.err);
+    data.enlarge(&data_file, 256 * MIB);
+    pool.ok(&["pool", "extend", "256M"]);
+    assert_eq!(write(40, 120), Some(0));
+
+    let state = || {
+        let status = pool.ok(&["--json", "pool", "status"]);
+        let field = status.split(r#""metadata_state":""#).nth(1).unwrap();
+        field.split('"').next().unwrap().to_owned()
+    };
+    fill_metadata(&pool);
+    assert_eq!(state(), "full");
+    metadata.enlarge(&metadata_file, 16 * MIB);
+    // The first write that finds no room makes the pool look at its device again.
+    wait_for("room in the metadata", || (write(190 << 20, 1) == Some(0)).then_some(()));
+    assert_eq!(state(), "ok");
+    ok("qemu-io", &["-r", "-f", "raw", "-c", "read -P 7 0 160M", &pool.uri("disk")]);
+    served.stop();
+    pool.ok(&["pool", "check"]);
+}
+
+/// Writes a sector into one window after the other, a page of metadata each, until that fails.
+fn fill_metadata(pool: &Pool) {
+    let commands: Vec<String> =
+        (1..3000u64).map(|window| format!("write -P 9 {}G 4k", window * 64)).collect();
+    for some in commands.chunks(500) {
+        let uri = pool.uri("disk");
+        let mut arguments = vec!["-f", "raw"];
+        arguments.extend(some.iter().flat_map(|command| ["-c", command.as_str()]));
+        arguments.push(&uri);
+        let ran = client("qemu-io", &arguments);
+        if ran.code != Some(0) || ran.out.contains("failed") {
+            return;
+        }
+    }
+    panic!("the metadata never became full");
+}
