@@ -51,6 +51,6 @@ pub mod storage;
 pub mod units;
 
 pub use check::check;
-pub use data_path::{Core, MetadataState, PoolStatus, Side, VolumeInfo, open};
+pub use data_path::{CollapseStatus, Core, MetadataState, PoolStatus, Side, VolumeInfo, open};
 pub use metadata::create;
 pub use pool::Pool;

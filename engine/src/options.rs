@@ -43,6 +43,8 @@ pub struct OpenOptions {
     pub sync_window: u64,
     /// Mappings that one slice of a discard or deletion takes down.
     pub slice_mappings: u64,
+    /// Bytes that joining layers in the background may copy in a second, on average; 0 for none.
+    pub collapse_bytes_per_s: u64,
     /// Changed metadata pages that start a checkpoint.
     pub checkpoint_pages: usize,
     /// Metadata pages that are kept in memory after a checkpoint.
@@ -66,6 +68,7 @@ impl Default for OpenOptions {
             written_ahead_blocks: 128,
             sync_window: 64,
             slice_mappings: 64 * 1024,
+            collapse_bytes_per_s: 32 << 20,
             checkpoint_pages: 4096,
             cache_pages: 16 * 1024,
             metadata_step_pages: 256,

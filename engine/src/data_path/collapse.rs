@@ -1,6 +1,7 @@
 //! Joins the two layers of blocks that own both: the smaller is copied into the larger, in place.
 //!
-//! Owns the walk over a volume's two-layer mappings. Needs no free block, and frees one for every block it joins.
+//! Owns one step of a walk over a volume's two-layer mappings: to the next block that can be joined, and its joining. Needs
+//! no free block, and frees one for every block it joins. Which volumes are walked, and how fast, is `collapse_walks.rs`.
 
 use super::gather::{GatherKind, whole_block};
 use super::room::Room;
@@ -8,82 +9,163 @@ use super::write::WriteTask;
 use super::{Core, Key, Task};
 use crate::error::Error;
 use crate::format::Mapping;
-use crate::metadata::tree::LAST_KEY;
+use crate::metadata::tree::TwoLayers;
 use crate::metadata::{Fault, Found};
 use crate::request::Outcome;
 use crate::storage::Buffer;
-use crate::units::{DataBlock, SectorMask, VirtualBlock, VolumeId};
-use std::ops::ControlFlow;
+use crate::units::{DataBlock, Generation, SectorMask, VirtualBlock, VolumeId};
+
+/// Entries of leaves that one step looks at.
+const STEP_ENTRIES: usize = 16 * 1024;
+/// What looking at one mapping of two layers counts as: it is looked up, with its counts.
+const LOOKUP_ENTRIES: usize = 8;
 
 /// A walk over the mappings of a volume.
 pub struct CollapseTask {
-    key: Key,
-    volume: VolumeId,
+    pub cause: Cause,
+    pub volume: VolumeId,
+    /// Where it goes on.
     next: VirtualBlock,
-    freed: u64,
+    /// Leaves made before this checkpoint hold nothing of interest.
+    since: Generation,
+    pub freed: u64,
+    /// How many of these the sum knows.
+    pub counted: u64,
     locked: bool,
+    /// A block was joined: what comes next is up to the pace.
+    rests: bool,
+}
+
+/// Why a volume is walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Somebody asked, and waits for the answer.
+    Request(Key),
+    /// Somebody waits for a free block.
+    Shortage,
+    /// A snapshot that shared its blocks is gone.
+    Background,
+}
+
+impl Cause {
+    /// The request that waits; for the others one that there never is.
+    fn key(self) -> Key {
+        match self {
+            Self::Request(key) => key,
+            Self::Shortage | Self::Background => Key(u64::MAX),
+        }
+    }
 }
 
 impl CollapseTask {
-    pub fn new(key: Key, volume: VolumeId) -> Self {
-        Self { key, volume, next: VirtualBlock(0), freed: 0, locked: false }
+    pub fn new(cause: Cause, volume: VolumeId, since: Generation) -> Self {
+        Self {
+            cause,
+            volume,
+            next: VirtualBlock(0),
+            since,
+            freed: 0,
+            counted: 0,
+            locked: false,
+            rests: false,
+        }
     }
+}
+
+/// What a step came upon.
+enum Step {
+    /// A block that can be joined.
+    Joinable(VirtualBlock),
+    /// Nothing so far; goes on from here.
+    Further(VirtualBlock),
+    /// The end of the volume.
+    End,
 }
 
 impl Core {
     pub(super) fn collapse(&mut self, mut task: CollapseTask) {
-        match self.next_two_layers(&task) {
-            Ok(Some(block)) => {
-                if task.locked && block != task.next {
-                    self.unlock((task.volume, task.next), SectorMask::FULL);
-                    task.locked = false;
-                }
-                task.next = block;
-                self.collapse_block(task);
-            }
-            Ok(None) => {
-                if task.locked {
-                    self.unlock((task.volume, task.next), SectorMask::FULL);
-                }
-                self.set_outcome(task.key, Outcome::Freed(task.freed));
-                self.part_done(task.key, Ok(()));
-            }
+        if std::mem::take(&mut task.rests) {
+            return self.collapse_rests(task);
+        }
+        if task.locked {
+            return self.collapse_block(task);
+        }
+        match self.next_joinable(&task) {
+            Ok(Step::Joinable(block)) => self.collapse_block(CollapseTask { next: block, ..task }),
+            Ok(Step::Further(next)) => self.collapse_rests(CollapseTask { next, ..task }),
+            Ok(Step::End) => self.collapse_ends(&task, Ok(())),
             Err(fault) => self.put_off(fault, Task::Collapse(task)),
         }
     }
 
-    fn next_two_layers(&self, task: &CollapseTask) -> Result<Option<VirtualBlock>, Fault> {
+    /// The next block that owns both its layers.
+    fn next_joinable(&self, task: &CollapseTask) -> Result<Step, Fault> {
         let root = self.metadata.volumes.active(task.volume)?.root;
-        let mut next = None;
-        self.metadata.forest.mappings(&root, task.next, VirtualBlock(LAST_KEY), |block, mapping| {
-            next = mapping.lower.map(|_| block);
-            if next.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        Ok(next)
+        let forest = &self.metadata.forest;
+        let (mut next, mut entries_left) = (task.next, STEP_ENTRIES);
+        loop {
+            match forest.next_two_layers(&root, next, task.since, &mut entries_left)? {
+                TwoLayers::End => return Ok(Step::End),
+                TwoLayers::Further(next) => return Ok(Step::Further(next)),
+                TwoLayers::Found(block) => {
+                    let found = forest.lookup(&root, block)?;
+                    if found.mapping.is_some_and(|mapping| self.owned_layers(&found, &mapping).is_some()) {
+                        return Ok(Step::Joinable(block));
+                    }
+                    next = VirtualBlock(block.0 + 1);
+                    entries_left = entries_left.saturating_sub(LOOKUP_ENTRIES);
+                    if entries_left == 0 {
+                        return Ok(Step::Further(next));
+                    }
+                }
+            }
+        }
     }
 
+    /// Joins the next block, if nobody writes there: who does may wait for a free block himself.
     fn collapse_block(&mut self, mut task: CollapseTask) {
         let place = (task.volume, task.next);
-        if !task.locked {
-            if self.locks.range_waits(place) {
-                return self.locks.wait_behind_range(place, Task::Collapse(task));
-            }
-            if !self.locks.lock(place, SectorMask::FULL) {
-                return self.locks.wait(place, Task::Collapse(task));
-            }
-            task.locked = true;
-        }
-        let record = match self.metadata.volumes.active(task.volume) {
-            Ok(record) => record,
-            Err(error) => return self.fail_task(Task::Collapse(task), &error),
-        };
-        let found = match self.metadata.forest.lookup(&record.root, task.next) {
+        let root = self.metadata.volumes.get(task.volume).and_then(|record| record.root);
+        let found = match self.metadata.forest.lookup(&root, task.next) {
             Ok(found) => found,
             Err(fault) => return self.put_off(fault, Task::Collapse(task)),
         };
-        match found.mapping.and_then(|mapping| self.owned_layers(&found, &mapping)) {
-            Some((into, from)) => self.start_joining(task, &found, into, from),
-            None => self.collapse_next(task),
+        let layers = found.mapping.and_then(|mapping| self.owned_layers(&found, &mapping));
+        let Some((into, from)) = layers else { return self.collapse_next(task) };
+        if let Some(number) = self.unproven_for(&found, into, from) {
+            // Without a lock: nobody else waits for this.
+            self.unlock_walk(&mut task);
+            return self.wait_for_proof(number, Task::Collapse(task));
+        }
+        if !self.collapse_has_room(&task, from) {
+            self.unlock_walk(&mut task);
+            return self.wait_for_room(Task::Collapse(task));
+        }
+        if !task.locked && (self.locks.range_waits(place) || !self.locks.lock(place, SectorMask::FULL)) {
+            return self.collapse_next(task);
+        }
+        task.locked = true;
+        if self.space.is_pinned_by_others(into, task.volume) {
+            return self.waiting_for_pins.push_back(Task::Collapse(task));
+        }
+        self.start_joining(task, &found, into, from);
+    }
+
+    /// Whether the delta of the next block has room now; what is in its way has been told if not.
+    fn collapse_has_room(&mut self, task: &CollapseTask, sectors: SectorMask) -> bool {
+        let Some(record) = self.metadata.volumes.get(task.volume) else { return true };
+        let needed = Room::for_mapping(&self.metadata.forest, record).with_sectors(sectors);
+        let admitted = self.admit_unmap(needed);
+        if admitted {
+            // It is set aside for good when the sectors have been read.
+            self.withdraw(needed);
+        }
+        admitted
+    }
+
+    fn unlock_walk(&mut self, task: &mut CollapseTask) {
+        if std::mem::take(&mut task.locked) {
+            self.unlock((task.volume, task.next), SectorMask::FULL);
         }
     }
 
@@ -98,28 +180,23 @@ impl Core {
     }
 
     fn start_joining(&mut self, task: CollapseTask, found: &Found, into: DataBlock, sectors: SectorMask) {
-        if let Some(number) = self.unproven_for(found, into, sectors) {
-            return self.wait_for_proof(number, Task::Collapse(task));
-        }
-        if self.space.is_pinned_by_others(into, task.volume) {
-            return self.waiting_for_pins.push_back(Task::Collapse(task));
-        }
-        let mut write = whole_block(task.key, task.volume, task.next);
+        let mut write = whole_block(task.cause.key(), task.volume, task.next);
         write.copied = Some((sectors, bytes::Bytes::new()));
+        self.collapse_costs(sectors);
         let after = Some(Task::Collapse(CollapseTask {
             next: VirtualBlock(task.next.0 + 1),
             freed: task.freed + 1,
             locked: false,
+            rests: true,
             ..task
         }));
         self.gather_then(write, found, sectors, GatherKind::Collapse(into), after);
     }
 
     fn collapse_next(&mut self, mut task: CollapseTask) {
-        self.unlock((task.volume, task.next), SectorMask::FULL);
-        task.locked = false;
+        self.unlock_walk(&mut task);
         task.next = VirtualBlock(task.next.0 + 1);
-        self.ready.push_back(Task::Collapse(task));
+        self.collapse_rests(task);
     }
 
     pub(super) fn collapse_gathered(
@@ -167,6 +244,14 @@ impl Core {
         if task.locked {
             self.unlock((task.volume, task.next), SectorMask::FULL);
         }
-        self.part_done(task.key, Err(error.clone()));
+        self.collapse_ends(task, Err(error.clone()));
+    }
+
+    fn collapse_ends(&mut self, task: &CollapseTask, result: crate::error::Result<()>) {
+        if result.is_ok() {
+            self.set_outcome(task.cause.key(), Outcome::Freed(task.freed));
+        }
+        self.part_done(task.cause.key(), result);
+        self.walk_ends(task);
     }
 }

@@ -67,6 +67,7 @@ impl Core {
         tasks.append(&mut self.waiting_for_block);
         tasks.append(&mut self.waiting_for_pins);
         self.locks.drain_waiting(&mut tasks);
+        self.fail_walks(&mut tasks);
         for task in tasks {
             match task {
                 reading @ (Task::Read(_) | Task::Extents(_)) => self.ready.push_back(reading),

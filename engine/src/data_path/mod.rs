@@ -16,12 +16,13 @@
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`; joining two layers
-//! `collapse.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file),
+//! `collapse.rs` and `collapse_walks.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file),
 //! `write_ahead.rs` (free blocks written before they are needed). A pool is made larger by `extend.rs`.
 //! `opening.rs` makes a core from two disks.
 
 mod checkpoint;
 mod collapse;
+mod collapse_walks;
 mod commit;
 mod control;
 mod extend;
@@ -44,6 +45,7 @@ mod unproven;
 mod write;
 mod write_ahead;
 
+pub use collapse_walks::CollapseStatus;
 pub use opening::open;
 pub use space::SpaceCounts;
 pub use status::{MetadataState, PoolStatus, VolumeInfo};
@@ -160,6 +162,7 @@ pub struct Core {
     waiting_for_block: VecDeque<Task>,
     /// Blocks that operations of former owners still name.
     waiting_for_pins: VecDeque<Task>,
+    collapse: collapse_walks::CollapseWalks,
     room: room::RoomState,
     checkpoint: checkpoint::CheckpointState,
     slab: reclaim::SlabState,
@@ -199,11 +202,13 @@ impl Core {
 
     /// Whether something is under way that time alone moves on: drivers go on calling [`Core::turn`] now and then.
     pub fn wants_time(&self) -> bool {
-        self.failure.is_none() && (!self.is_proven() || !self.waiting_for_room.is_empty())
+        self.failure.is_none()
+            && (!self.is_proven() || !self.waiting_for_room.is_empty() || self.collapse.wants_turn())
     }
 
     /// Whether nothing is left to do but wait for requests and time.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.outbox.is_empty() && self.ready.is_empty()
+        let is_walking = self.failure.is_none() && self.collapse.wants_turn_now();
+        self.pending.is_empty() && self.outbox.is_empty() && self.ready.is_empty() && !is_walking
     }
 }

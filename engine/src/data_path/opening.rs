@@ -3,6 +3,7 @@
 //! Owns the order of an opening. What is found is `metadata/recovery.rs`'s answer.
 
 use super::checkpoint::CheckpointState;
+use super::collapse_walks::CollapseWalks;
 use super::commit::Commit;
 use super::locks::Locks;
 use super::space::Space;
@@ -158,6 +159,7 @@ impl Core {
             waiting_for_room: VecDeque::new(),
             waiting_for_block: VecDeque::new(),
             waiting_for_pins: VecDeque::new(),
+            collapse: CollapseWalks::default(),
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position),
             slab: reclaim::SlabState::default(),

@@ -176,7 +176,7 @@ impl Core {
             return self.fail_task(task, &error);
         }
         self.slab.ask_again();
-        if !self.space.has_prospects() && !self.slab.is_running() {
+        if !self.space.has_prospects() && !self.slab.is_running() && !self.collapse_for_blocks() {
             let error = Error::new(
                 ErrorKind::NoSpace,
                 "the pool is full; delete snapshots or volumes, discard what is not needed, or extend the pool",
@@ -214,7 +214,9 @@ impl Core {
         if std::mem::take(&mut self.room.changed) {
             self.ready.append(&mut self.waiting_for_room);
         }
-        if self.space.ready() > 0 || (!self.space.has_prospects() && !self.slab.is_running()) {
+        let nothing_comes =
+            !self.space.has_prospects() && !self.slab.is_running() && !self.collapse.may_help();
+        if self.space.ready() > 0 || nothing_comes {
             self.ready.append(&mut self.waiting_for_block);
         }
     }

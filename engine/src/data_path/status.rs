@@ -2,7 +2,7 @@
 //!
 //! Owns the shapes of these answers.
 
-use super::{Core, SpaceCounts};
+use super::{CollapseStatus, Core, SpaceCounts};
 use crate::error::Error;
 use crate::format::{VolumeKind, VolumeRecord, VolumeState};
 use crate::request::Uuid;
@@ -66,6 +66,8 @@ pub struct PoolStatus {
     pub durable: Sequence,
     /// Published bytes that recovery would have to check.
     pub unproven_bytes: u64,
+    /// What joining the layers of blocks has come to.
+    pub collapse: CollapseStatus,
     /// Volumes and snapshots whose mappings are being taken down.
     pub deleting: u64,
     /// Why the pool takes no writes, if it takes none.
@@ -106,6 +108,7 @@ impl Core {
             composed: self.commit.composed.sequence,
             durable: self.commit.durable.sequence,
             unproven_bytes: self.unproven.bytes(),
+            collapse: self.collapse.status(),
             deleting: self.metadata.volumes.iter().filter(|r| r.state == VolumeState::Deleting).count()
                 as u64,
             failure: self.failure.clone(),

@@ -2,7 +2,7 @@
 //!
 //! Owns open requests and their parts. What a part does is `read.rs`, `write.rs`, `unmap.rs`, `control.rs`.
 
-use super::{Core, Key, OpenRequest, Task, Then, collapse, control, extents, read, unmap, write};
+use super::{Core, Key, OpenRequest, Task, Then, control, extents, read, unmap, write};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::VolumeKind;
 use crate::request::{Outcome, Request, RequestId};
@@ -77,8 +77,7 @@ impl Core {
             }
             Request::Collapse { volume } => {
                 self.check_writable(volume, 0, 0)?;
-                let task = collapse::CollapseTask::new(key, volume);
-                self.start_part(key, Task::Collapse(task));
+                self.start_collapse_request(key, volume);
             }
             Request::Extend { data_blocks } => self.start_extend(key, data_blocks)?,
             Request::Checkpoint => self.start_checkpoint_request(key),

@@ -12,11 +12,13 @@ impl Core {
     /// is the caller's choice.
     pub fn turn(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
+        self.collapse.new_turn();
         // What one step makes possible, an earlier one may have to do: until nothing new comes of it.
         loop {
             let submitted = self.next_ticket;
             self.wake();
             self.run_ready();
+            self.run_collapse();
             self.stop_at_damage();
             self.prove_when_due();
             self.retry_when_due();

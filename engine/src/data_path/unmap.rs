@@ -200,9 +200,11 @@ impl Core {
         if !self.admit_unmap(needed) {
             return self.wait_for_room(Task::Unmap(self.deletion(volume)));
         }
+        let gone = self.metadata.volumes.get(volume).cloned();
         let delta = Delta::Forget { volume };
         match self.apply(&delta) {
             Ok(()) => {
+                gone.iter().for_each(|record| self.collapse_after(record));
                 self.settle(needed);
                 self.append(delta, Then::Nothing);
             }

@@ -157,6 +157,13 @@ impl MapLeaf {
             .map(|(offset, mapping)| (self.block_at(offset), mapping))
     }
 
+    /// For every entry from `first` on its block if it has two layers, in order.
+    pub fn two_layers_from(&self, first: VirtualBlock) -> impl Iterator<Item = Option<VirtualBlock>> {
+        let skipped = first.0.saturating_sub(self.base.0).min(WINDOW_BLOCKS) as u16;
+        let entries = self.entries.get(self.position(skipped)..).unwrap_or_default();
+        entries.iter().map(|entry| entry.mapping.lower.map(|_| self.block_at(entry.offset)))
+    }
+
     /// What `block` is mapped to.
     pub fn get(&self, block: VirtualBlock) -> Option<Mapping> {
         let offset = self.offset_of(block)?;

@@ -19,8 +19,10 @@ mod seal;
 mod shadow;
 #[cfg(test)]
 mod tests;
+mod two_layers;
 
 pub use lookup::{Found, Path};
+pub use two_layers::TwoLayers;
 
 use super::cache::PageCache;
 use super::counts::Counts;
