@@ -110,7 +110,7 @@ impl Core {
     /// they have no second layer above what was shared.
     pub(super) fn collapse_after(&mut self, gone: &VolumeRecord) {
         self.collapse.exhausted_until_ms = 0;
-        if gone.kind != VolumeKind::Snapshot {
+        if gone.kind != VolumeKind::Snapshot || self.options.collapse_bytes_per_s == 0 {
             return;
         }
         let is_sharer =
