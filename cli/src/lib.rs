@@ -15,6 +15,7 @@ pub mod host;
 pub mod manage;
 pub mod names;
 pub mod output;
+pub mod patterns;
 pub mod pool_directory;
 pub mod serve;
 pub mod size;

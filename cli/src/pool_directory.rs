@@ -84,10 +84,13 @@ impl PoolDirectory {
         self.path.join("control.sock")
     }
 
-    /// Whether there is a pool, or something that takes its place.
-    pub fn has_pool(&self) -> bool {
+    /// Whether there is a pool, or something that takes its place. An error if nobody may look.
+    pub fn has_pool(&self) -> Result<bool> {
         self.finish_creation();
-        is_there(&self.metadata()) || is_there(&self.data())
+        let look = |path: PathBuf| {
+            look_for(&path).map_err(|cause| Error::io(format!("cannot look at '{}'", path.display()), &cause))
+        };
+        Ok(look(self.metadata())? || look(self.data())?)
     }
 
     /// A process that was killed between the two renames of [`Made::keep`] had made a whole pool.
@@ -320,7 +323,7 @@ impl PoolDirectory {
     }
 
     fn require_pool(&self) -> Result<()> {
-        if self.has_pool() {
+        if self.has_pool()? {
             return Ok(());
         }
         let path = self.path.display();
@@ -407,7 +410,16 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
+    look_for(path).unwrap_or(false)
+}
+
+/// Whether something is at `path`, as far as that can be told.
+fn look_for(path: &Path) -> std::io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(cause) if matches!(cause.kind(), Cause::NotFound | Cause::NotADirectory) => Ok(false),
+        Err(cause) => Err(cause),
+    }
 }
 
 /// Never takes the place of something.

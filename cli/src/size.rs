@@ -95,6 +95,40 @@ pub fn pool_blocks(size_bytes: u64) -> Result<u64, Error> {
     Ok(size_bytes / BLOCK_BYTES)
 }
 
+/// A size to be, alone or beside the one there is: `20G`, `+5G`, `-512M`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewSize {
+    /// This.
+    Exactly(Size),
+    /// So much more.
+    More(Size),
+    /// So much less.
+    Less(Size),
+}
+
+impl FromStr for NewSize {
+    type Err = BadSize;
+
+    fn from_str(text: &str) -> Result<Self, BadSize> {
+        match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(more), _) => more.parse().map(Self::More),
+            (_, Some(less)) => less.parse().map(Self::Less),
+            _ => text.parse().map(Self::Exactly),
+        }
+    }
+}
+
+impl NewSize {
+    /// What becomes of `size_bytes`; none if that cannot be counted.
+    pub fn of(self, size_bytes: u64) -> Option<u64> {
+        match self {
+            Self::Exactly(Size(bytes)) => Some(bytes),
+            Self::More(Size(bytes)) => size_bytes.checked_add(bytes),
+            Self::Less(Size(bytes)) => size_bytes.checked_sub(bytes),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +182,16 @@ mod tests {
         for text in nonsense {
             let error = text.parse::<Size>().expect_err(text);
             assert!(error.to_string().contains("10G"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_size_may_be_more_or_less() {
+        let of = |text: &str| text.parse::<NewSize>().unwrap().of(10);
+        assert_eq!([of("7"), of("+7"), of("-7")], [Some(7), Some(17), Some(3)]);
+        assert_eq!([of("-11"), of("+18446744073709551615")], [None, None]);
+        for text in ["+", "-", "++1", "+-1", "1+", ""] {
+            assert!(text.parse::<NewSize>().is_err(), "{text}");
         }
     }
 

@@ -152,6 +152,8 @@ pub struct VolumeView {
     pub created_unix_s: u64,
     /// Tags that keep it from being deleted.
     pub holds: Vec<String>,
+    /// Whether it goes when the last of them is released.
+    pub deletion_deferred: bool,
 }
 
 impl VolumeView {
@@ -175,6 +177,7 @@ impl VolumeView {
             mapped_bytes: info.mapped_blocks * BLOCK_BYTES,
             created_unix_s: info.created_unix_s,
             holds: info.holds.clone(),
+            deletion_deferred: info.deletion_deferred,
         }
     }
 }
@@ -196,8 +199,17 @@ pub struct SnapshotsView {
 /// What was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedView {
-    /// The names, as they were given.
+    /// The names, as they were given; snapshots that went with a volume behind it.
     pub deleted: Vec<String>,
+    /// Names of snapshots that are held, and go with their last hold.
+    pub deferred: Vec<String>,
+}
+
+/// What a change left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedView {
+    /// The volume or snapshot as it is now; absent if it went with its last hold.
+    pub volume: Option<VolumeView>,
 }
 
 /// Asks for a larger pool.
@@ -218,12 +230,73 @@ pub struct NewVolumeView {
     pub size_bytes: u64,
 }
 
-/// Asks for snapshots, all of one moment; or for a deletion, all or nothing.
+/// Asks for snapshots, all of one moment. A volume's part may be a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamesView {
     /// The names.
     pub names: Vec<String>,
+}
+
+/// Asks for a deletion, all or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeletionView {
+    /// The names.
+    pub names: Vec<String>,
+    /// The snapshots of a volume go with it; without this a volume that has some is kept.
+    #[serde(default)]
+    pub snapshots: bool,
+    /// A snapshot that is held goes with its last hold; without this it is kept.
+    #[serde(default)]
+    pub deferred: bool,
+    /// Clients that are connected are disconnected; without this what they use is kept.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Asks for one change of a volume or snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ChangeView {
+    /// Give a volume another size.
+    Resize {
+        /// The size, a multiple of 4096.
+        size_bytes: u64,
+        /// It may be smaller: what lies behind the new end is lost.
+        #[serde(default)]
+        shrink: bool,
+        /// Clients in the way of a smaller size are disconnected.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Give another name. The snapshots of a volume go along.
+    Rename {
+        /// The name.
+        name: String,
+        /// Clients in the way are disconnected.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Make the volume of a snapshot what the snapshot is: what was written since is lost.
+    Rollback {
+        /// Clients of the volume are disconnected.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Keep it from being deleted.
+    Hold {
+        /// Who, or why.
+        tag: String,
+    },
+    /// Take a hold away. The last one takes along what was to be deleted then.
+    Release {
+        /// The tag of the hold.
+        tag: String,
+        /// Clients of what goes with its last hold are disconnected.
+        #[serde(default)]
+        force: bool,
+    },
 }
 
 /// Asks for a clone.

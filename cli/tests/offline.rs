@@ -27,11 +27,90 @@ fn a_tour() {
     assert_eq!(bench.names("snapshot"), ["group/disk@monday", "other@monday"]);
     assert_eq!(bench.ok(&["snapshot", "list", "other"]).lines().count(), 2);
     assert_eq!(bench.json(&["volume", "show", "group/copy"])["origin"], "group/disk@monday");
-    assert_eq!(bench.json(&["volume", "delete", "other", "group/copy"])["deleted"][1], "group/copy");
     bench.ok(&["snapshot", "delete", "other@monday"]);
+    assert_eq!(bench.json(&["volume", "delete", "other", "group/copy"])["deleted"][1], "group/copy");
     assert_eq!(bench.names("volume"), ["group/disk"]);
     assert_eq!(bench.names("snapshot"), ["group/disk@monday"]);
     assert!(bench.ok(&["pool", "check"]).starts_with("sound: "));
+}
+
+#[test]
+fn volumes_change() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    let size = |name: &str| bench.json(&["volume", "show", name])["size_bytes"].as_u64().unwrap();
+    bench.ok(&["volume", "resize", "disk", "+512M"]);
+    assert_eq!(size("disk"), 1536 << 20);
+    let refused = bench.fails(Kind::Invalid, &["volume", "resize", "disk", "-1G"]);
+    assert!(
+        refused.contains("'disk' has 1.5 GiB, which is more than 512 MiB") && refused.contains("--shrink")
+    );
+    bench.ok(&["volume", "resize", "disk", "-1G", "--shrink"]);
+    assert_eq!(size("disk"), 512 << 20);
+    bench.fails(Kind::Invalid, &["volume", "resize", "disk", "-1G", "--shrink"]);
+    bench.fails(Kind::Invalid, &["volume", "resize", "disk", "1000", "--shrink"]);
+    bench.fails(Kind::Usage, &["volume", "resize", "disk", "--", "ten"]);
+    bench.ok(&["volume", "resize", "disk", "512M"]);
+
+    bench.ok(&["snapshot", "create", "disk@a"]);
+    bench.ok(&["volume", "rename", "disk", "group/new"]);
+    assert_eq!(bench.names("snapshot"), ["group/new@a"]);
+    bench.ok(&["snapshot", "rename", "group/new@a", "group/new@b"]);
+    bench.fails(Kind::Invalid, &["snapshot", "rename", "group/new@b", "other@b"]);
+    bench.fails(Kind::NotFound, &["volume", "rename", "disk", "x"]);
+    bench.ok(&["volume", "resize", "group/new", "2G"]);
+    assert!(bench.ok(&["snapshot", "rollback", "group/new@b"]).contains("512 MiB"));
+    bench.fails(Kind::NotFound, &["snapshot", "rollback", "group/new@a"]);
+    assert!(bench.ok(&["pool", "check"]).starts_with("sound: "));
+}
+
+#[test]
+fn holds_keep_and_let_go() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    bench.ok(&["snapshot", "create", "disk@a", "disk@b"]);
+    bench.ok(&["snapshot", "hold", "disk@a", "backup"]);
+    bench.fails(Kind::Exists, &["snapshot", "hold", "disk@a", "backup"]);
+    bench.fails(Kind::Busy, &["snapshot", "delete", "disk@a"]);
+    let told = bench.ok(&["snapshot", "delete", "disk@a", "disk@b", "--defer"]);
+    assert_eq!(told, "deleted 'disk@b'\n'disk@a' is held, and goes with its last hold\n");
+    assert!(bench.ok(&["snapshot", "list"]).contains("1, then deleted"));
+    assert!(bench.ok(&["volume", "show", "disk@a"]).contains("backup, then deleted"));
+    bench.fails(Kind::Busy, &["volume", "delete", "disk", "--snapshots"]);
+    bench.fails(Kind::NotFound, &["snapshot", "release", "disk@a", "other"]);
+    assert_eq!(bench.ok(&["snapshot", "release", "disk@a", "backup"]), "deleted 'disk@a'\n");
+    assert!(bench.names("snapshot").is_empty());
+    bench.ok(&["volume", "hold", "disk", "backup"]);
+    bench.fails(Kind::Busy, &["volume", "delete", "disk"]);
+    bench.ok(&["volume", "release", "disk", "backup"]);
+    bench.ok(&["volume", "delete", "disk"]);
+}
+
+#[test]
+fn a_pattern_freezes_what_it_matches() {
+    let bench = Bench::with_pool();
+    for name in ["db-1", "db-2", "web", "group/db-3"] {
+        bench.ok(&["volume", "create", name, "--size", "1G"]);
+    }
+    let told = bench.ok(&["snapshot", "create", "db-*@nightly", "web@now"]);
+    assert_eq!(told.lines().count(), 3);
+    assert_eq!(bench.names("snapshot"), ["db-1@nightly", "db-2@nightly", "web@now"]);
+    bench.fails(Kind::Exists, &["snapshot", "create", "**@nightly"]);
+    assert_eq!(bench.names("snapshot").len(), 3, "all or none");
+    assert!(bench.fails(Kind::NotFound, &["snapshot", "create", "x*@n"]).contains("no volume matches 'x*'"));
+    assert_eq!(bench.ok(&["snapshot", "list", "db-1"]).lines().count(), 2);
+    assert!(bench.fails(Kind::NotFound, &["snapshot", "list", "nope"]).contains("there is no volume 'nope'"));
+}
+
+#[test]
+fn what_nobody_may_look_at_is_not_absent() {
+    let bench = Bench::empty();
+    // Root may look everywhere; a name that leads nowhere for ever cannot be looked at by anybody.
+    std::os::unix::fs::symlink("pool", bench.pool()).unwrap();
+    for arguments in [["pool", "check"], ["volume", "list"]] {
+        let told = bench.run(&arguments);
+        assert!(told.code != 0 && !told.err.contains("there is no pool"), "{}", told.err);
+    }
 }
 
 #[test]
@@ -45,7 +124,7 @@ fn tables_are_aligned_and_an_empty_one_is_told_beside() {
     bench.ok(&["volume", "create", "long/name", "--size", "512M"]);
     let out = bench.ok(&["volume", "list"]);
     let lines: Vec<&str> = out.lines().collect();
-    assert!(lines[0].starts_with("NAME          SIZE  MAPPED  ORIGIN  CREATED"), "{out}");
+    assert!(lines[0].starts_with("NAME          SIZE  MAPPED  ORIGIN  CREATED               HOLDS"), "{out}");
     assert!(lines[1].starts_with("a            4 KiB     0 B  -       20"), "{out}");
     assert!(lines[2].starts_with("long/name  512 MiB     0 B  -       20"), "{out}");
 }
@@ -89,13 +168,14 @@ fn inspect_shows_structures() {
 #[test]
 fn a_wrong_command_line_is_told_in_two_lines() {
     let bench = Bench::with_pool();
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["volume"],
         &["volume", "delte", "disk"],
         &["volume", "create", "disk"],
         &["volume", "create", "disk", "--size", "ten"],
         &["volume", "create", "disk", "--size", "10GB"],
+        &["pool", "create", "--size", "-5"],
         &["serve", "--tcp", "::1"],
         &["serve", "--volume", "disk"],
     ];
@@ -273,7 +353,7 @@ fn force_takes_what_is_there() {
 #[test]
 fn serve_makes_what_is_absent() {
     let bench = Bench::empty();
-    bench.fails(Kind::NotFound, &["serve"]);
+    assert!(bench.fails(Kind::NotFound, &["serve"]).contains("--create"));
     let arguments =
         ["serve", "--create", "64M", "--volume", "a=1G", "--volume", "group/b=2G", "--default", "a"];
     let served = bench.serve(&arguments);

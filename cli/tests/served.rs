@@ -15,7 +15,7 @@ use vellum_cli::error::{Error, Result};
 use vellum_cli::exit::{Kind, TABLE};
 use vellum_cli::manage::{Files, Manage, Remote};
 use vellum_cli::pool_directory::PoolDirectory;
-use vellum_cli::views::{PoolView, VolumeView};
+use vellum_cli::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
 
 struct Served {
     bench: Bench,
@@ -58,8 +58,9 @@ fn commands_go_to_the_server() {
     bench.fails(Kind::Exists, &["volume", "create", "other", "--size", "1G"]);
     bench.fails(Kind::NotFound, &["volume", "delete", "other", "nope"]);
     bench.fails(Kind::Invalid, &["volume", "create", "odd", "--size", "1000"]);
-    bench.ok(&["volume", "delete", "copy", "other"]);
-    bench.ok(&["snapshot", "delete", "other@1"]);
+    let busy = bench.fails(Kind::Busy, &["volume", "delete", "copy", "other"]);
+    assert!(busy.contains("'other': it has snapshots: 'other@1'") && busy.contains("--snapshots"), "{busy}");
+    bench.ok(&["volume", "delete", "copy", "other", "--snapshots"]);
     assert_eq!(bench.names("volume"), ["group/ü disk"]);
     let owner = format!("hint: process {} on", std::process::id());
     assert!(bench.fails(Kind::InUse, &["pool", "check"]).contains(&owner));
@@ -133,7 +134,11 @@ impl Manage for Fails {
         self.error()
     }
 
-    fn delete(&mut self, _: &[String]) -> Result<()> {
+    fn delete(&mut self, _: &DeletionView) -> Result<DeletedView> {
+        self.error()
+    }
+
+    fn change(&mut self, _: &str, _: &ChangeView) -> Result<ChangedView> {
         self.error()
     }
 }
@@ -190,6 +195,27 @@ fn the_routes_answer_as_documented() {
     assert_eq!(ask("GET /v1/volumes", "").1["volumes"].as_array().unwrap().len(), 2);
     assert_eq!(ask("GET /v1/snapshots", "").1["snapshots"].as_array().unwrap().len(), 1);
     assert_eq!(ask("DELETE /v1/snapshots/group%2Fdisk%401", "").1["deleted"][0], "group/disk@1");
+    let change = |name: &str, body: &str| ask(&format!("PATCH /v1/{name}"), body);
+    assert_eq!(
+        change("volumes/copy", r#"{"resize":{"size_bytes":2147483648}}"#).1["volume"]["size_bytes"],
+        2u64 << 30
+    );
+    assert_eq!(change("volumes/copy", r#"{"resize":{"size_bytes":4096}}"#).0, 400);
+    let smaller = change("volumes/copy", r#"{"resize":{"size_bytes":4096,"shrink":true}}"#);
+    assert_eq!(smaller.1["volume"]["size_bytes"], 4096);
+    assert_eq!(change("volumes/copy", r#"{"rename":{"name":"group/disk"}}"#).0, 409);
+    assert_eq!(
+        ask("POST /v1/snapshots", r#"{"names":["**@2"]}"#).1["snapshots"].as_array().unwrap().len(),
+        2
+    );
+    assert_eq!(change("snapshots/copy%402", r#"{"hold":{"tag":"t"}}"#).1["volume"]["holds"][0], "t");
+    assert_eq!(change("snapshots/copy%402", r#"{"rollback":{}}"#).1["volume"]["name"], "copy");
+    assert_eq!(ask("POST /v1/deletions", r#"{"names":["copy@2"]}"#).0, 409);
+    let later = ask("POST /v1/deletions", r#"{"names":["copy@2","group/disk@2"],"deferred":true}"#).1;
+    assert_eq!((&later["deleted"][0], &later["deferred"][0]), (&"group/disk@2".into(), &"copy@2".into()));
+    assert_eq!(ask("GET /v1/snapshots/copy%402", "").1["deletion_deferred"], true);
+    assert!(change("snapshots/copy%402", r#"{"release":{"tag":"t"}}"#).1["volume"].is_null());
+    assert_eq!(change("volumes/copy", r#"{"explode":{}}"#).0, 400);
     assert_eq!(ask("DELETE /v1/volumes/nope", "").0, 404);
     assert_eq!(ask("DELETE /v1/volumes/a%401", "").0, 400);
     assert_eq!(ask("POST /v1/deletions", r#"{"names":["copy","group/disk"]}"#).0, 200);

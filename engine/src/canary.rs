@@ -70,11 +70,15 @@ pub enum Canary {
     PagesReleasedEarly,
     /// L6: log space is given out again when the newest slot no longer needs it.
     LogReleasedEarly,
+    /// H8: a volume is smaller before what lay behind its new end is gone.
+    SizeAheadOfTail,
+    /// H8: a rollback does not wait for writes that were decided on what it takes away.
+    RollbackBesideWrites,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -107,6 +111,8 @@ impl Canary {
         Self::SlotAheadOfPages,
         Self::PagesReleasedEarly,
         Self::LogReleasedEarly,
+        Self::SizeAheadOfTail,
+        Self::RollbackBesideWrites,
     ];
 }
 

@@ -102,9 +102,9 @@ impl<D: Disk> Pool<D> {
         self.request(Request::Clone { snapshot, new }).and_then(one)
     }
 
-    /// Removes a volume or snapshot; its space comes back in the background.
+    /// Removes a snapshot, or a volume without snapshots; its space comes back in the background.
     pub fn delete(&mut self, volume: VolumeId) -> Result<()> {
-        self.request(Request::Delete { volumes: vec![volume] }).map(drop)
+        self.request(Request::Delete { volumes: vec![volume], deferred: false }).map(drop)
     }
 
     /// Writes `bytes` at `offset_bytes`. They survive a power loss after the next [`Pool::flush`].

@@ -101,10 +101,35 @@ pub enum Request {
         /// Its name and uuid.
         new: NewVolume,
     },
-    /// Remove volumes or snapshots. Answered when they are gone for good; their space comes back in the background.
+    /// Remove volumes or snapshots. Answered when they are gone for good; their space comes back in the background. A volume
+    /// goes only together with all its snapshots: `Busy` if one is not named.
     Delete {
         /// Which.
         volumes: Vec<VolumeId>,
+        /// A snapshot that is held goes when its last hold is released. Without it what is held is `Busy`.
+        deferred: bool,
+    },
+    /// Give a volume another size. What lay behind a smaller end is lost, and reads as zeros should the volume grow again.
+    /// A failure or crash midway leaves the size as it was, and behind the new end what was there or zeros.
+    Resize {
+        /// Which volume; the size of a snapshot stays.
+        volume: VolumeId,
+        /// Its new size, a multiple of 4 KiB.
+        size_bytes: u64,
+    },
+    /// Give a volume another name, and its snapshots with it; or another name to a snapshot of the same volume.
+    Rename {
+        /// Which.
+        volume: VolumeId,
+        /// The new name, as in [`NewVolume`].
+        name: String,
+    },
+    /// Make a volume what a snapshot of it is, size included. What was written since is lost; all snapshots stay.
+    Rollback {
+        /// Which volume.
+        volume: VolumeId,
+        /// A snapshot with the volume's name in front of its `@`.
+        snapshot: VolumeId,
     },
     /// Keep a volume or snapshot from being deleted until the tag is released.
     Hold {
@@ -113,7 +138,7 @@ pub enum Request {
         /// Why, or who; at most 64 bytes.
         tag: String,
     },
-    /// Take a hold away.
+    /// Take a hold away. The last one takes along what was to be deleted then.
     Release {
         /// Of which volume or snapshot.
         volume: VolumeId,

@@ -21,8 +21,9 @@ impl PoolExports<'_> {
 
 impl Exports for PoolExports<'_> {
     fn find(&self, name: &str) -> Option<Export> {
-        let info = self.0.lock().core.volume(self.resolve(name)?)?;
-        Some(export(&info))
+        let engine = self.0.lock();
+        let info = engine.core.volume(self.resolve(name)?)?;
+        (!engine.changes.is_changing(info.id)).then(|| export(&info))
     }
 
     fn list(&self) -> Vec<(String, String)> {

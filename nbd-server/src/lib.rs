@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod changes;
 mod connection;
 mod errors;
 mod exports;

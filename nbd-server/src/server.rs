@@ -167,11 +167,20 @@ impl Handle {
         }
     }
 
-    /// Asks the engine and waits for the answer.
+    /// Asks the engine and waits for the answer. What would take something from connected clients is refused.
     pub fn request(&self, request: Request) -> Reply {
+        self.ask(|answer| Message::Control(request, answer))
+    }
+
+    /// As [`Handle::request`]; clients that are in the way of a change are disconnected instead of refusing it.
+    pub fn request_forced(&self, request: Request) -> Reply {
+        self.ask(|answer| Message::Forced(request, answer))
+    }
+
+    fn ask(&self, message: impl FnOnce(mpsc::SyncSender<Reply>) -> Message) -> Reply {
         let (answer, answered) = mpsc::sync_channel(1);
         let gone = || Error::new(ErrorKind::Io, "the server has stopped");
-        self.0.inboxes.first().ok_or_else(gone)?.put(Message::Control(request, answer));
+        self.0.inboxes.first().ok_or_else(gone)?.put(message(answer));
         answered.recv().unwrap_or_else(|_| Err(gone()))
     }
 

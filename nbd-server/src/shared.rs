@@ -2,6 +2,7 @@
 //!
 //! Owns the lock. It is held while the engine decides and never across I/O.
 
+use crate::changes::Changes;
 use crate::limits::Limits;
 use rustc_hash::FxHashMap;
 use std::os::fd::OwnedFd;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 use vellum_engine::Core;
-use vellum_engine::request::{Reply, Request};
+use vellum_engine::request::{Reply, Request, RequestId};
 use vellum_engine::storage::{DiskFile, Waker};
 use vellum_engine::units::VolumeId;
 
@@ -19,6 +20,8 @@ pub struct Engine {
     pub core: Core,
     /// Connections to each volume and snapshot.
     pub connected: FxHashMap<VolumeId, usize>,
+    /// Requests that change volumes under their clients.
+    pub changes: Changes,
 }
 
 /// What one thread asks of another.
@@ -29,6 +32,12 @@ pub enum Message {
     Reply(u64, Reply),
     /// Ask the engine for somebody who is not a client.
     Control(Request, mpsc::SyncSender<Reply>),
+    /// The same; clients that are in its way are disconnected.
+    Forced(Request, mpsc::SyncSender<Reply>),
+    /// The clients that your request of this number waited for are gone.
+    Submit(RequestId, Request),
+    /// End the connections to these volumes at once.
+    Disconnect(Vec<VolumeId>),
     /// Take no more requests, finish what is there, end the connections.
     Drain,
     /// Leave.
@@ -109,7 +118,8 @@ impl Shared {
         limits: Limits,
         default_export: Option<String>,
     ) -> Self {
-        let engine = Mutex::new(Engine { core, connected: FxHashMap::default() });
+        let engine =
+            Mutex::new(Engine { core, connected: FxHashMap::default(), changes: Changes::default() });
         Self { engine, files, inboxes, limits, default_export, start: Instant::now() }
     }
 

@@ -10,23 +10,24 @@
 //! | 4 | the reactor | operations run; their completions are the next turn's |
 //! | 5 | `reply.rs` | answers become replies; all of a turn go out in one send a client |
 
+use crate::changes::Submitted;
 use crate::connection::{Arrived, Connection, Next};
 use crate::exports::PoolExports;
 use crate::pending::{ClientRequest, Pending};
 use crate::protocol::{Command, Errno, Session};
 use crate::reply::{self, Asked};
-use crate::shared::{Engine, Message, Shared};
+use crate::shared::{Message, Shared};
 use rustix::net::Shutdown;
 use slab::Slab;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use vellum_engine::Side;
-use vellum_engine::error::{Error, ErrorKind};
+use vellum_engine::error::ErrorKind;
 use vellum_engine::request::{Outcome, Reply, Request, RequestId};
 use vellum_engine::storage::{Buffer, Completion, Event, Operation, Reactor, SocketToken, Ticket};
 use vellum_engine::units::VolumeId;
+use vellum_engine::{Side, VolumeInfo};
 
 /// How often the engine is told the time while it waits for time to pass.
 const TICK: Duration = Duration::from_millis(100);
@@ -44,6 +45,8 @@ pub struct Worker {
     requests: Slab<Pending>,
     /// For the next turn.
     submissions: Vec<(RequestId, Request)>,
+    /// The same, for what clients must not be in the way of.
+    forced: Vec<(RequestId, Request)>,
     completions: Vec<Completion>,
     /// Connections that something happened to.
     touched: Vec<usize>,
@@ -72,6 +75,7 @@ impl Worker {
             connections: Slab::new(),
             requests: Slab::new(),
             submissions: Vec::new(),
+            forced: Vec::new(),
             completions: Vec::new(),
             touched: Vec::new(),
             // Whatever the opening left to prove.
@@ -112,10 +116,8 @@ impl Worker {
                 let Some(connection) = self.connections.get_mut(key) else { return };
                 connection.sending_bytes = 0;
                 if result.is_err() {
-                    connection.broken = true;
-                    connection.ending = true;
-                    // A client that is gone is not worth waiting for; its receive ends by this.
-                    let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
+                    // A client that is gone is not worth waiting for.
+                    cut_off(connection);
                 }
                 self.touched.push(key);
             }
@@ -141,6 +143,12 @@ impl Worker {
                 let id = self.request_id(Pending::Control(answer));
                 self.submissions.push((id, request));
             }
+            Message::Forced(request, answer) => {
+                let id = self.request_id(Pending::Control(answer));
+                self.forced.push((id, request));
+            }
+            Message::Submit(id, request) => self.forced.push((id, request)),
+            Message::Disconnect(volumes) => self.disconnect_all(&volumes),
             Message::Drain => self.drain(),
             Message::Stop => self.stopped = true,
         }
@@ -164,15 +172,23 @@ impl Worker {
         }
     }
 
+    /// Ends the connections to `volumes`: nothing more is taken from them, and what they asked for is answered to nobody.
+    fn disconnect_all(&mut self, volumes: &[VolumeId]) {
+        for (key, connection) in &mut self.connections {
+            if connection.session().is_some_and(|(_, volume)| volumes.contains(&volume)) {
+                cut_off(connection);
+                self.touched.push(key);
+            }
+        }
+    }
+
     fn end_late_handshakes(&mut self) {
         let now = Instant::now();
         let touched = &mut self.touched;
         for (key, connection) in &mut self.connections {
             if connection.deadline.is_some_and(|deadline| deadline < now) {
-                connection.ending = true;
-                connection.broken = true;
+                cut_off(connection);
                 connection.deadline = None;
-                let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
                 touched.push(key);
             }
         }
@@ -187,7 +203,8 @@ impl Worker {
             for index in 0..self.touched.len() {
                 self.take_requests(self.touched[index]);
             }
-            if self.submissions.is_empty() && self.completions.is_empty() && !tick {
+            let asked = !self.submissions.is_empty() || !self.forced.is_empty();
+            if !asked && self.completions.is_empty() && !tick {
                 break;
             }
             self.turn();
@@ -220,12 +237,15 @@ impl Worker {
         let mut engine = self.shared.lock();
         let found = engine.core.volume(&session.export.name);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        match found.filter(|info| info.size_bytes == session.export.size_bytes) {
+        let is_as_agreed = |info: &VolumeInfo| {
+            info.size_bytes == session.export.size_bytes && !engine.changes.is_changing(info.id)
+        };
+        match found.filter(is_as_agreed) {
             Some(info) => {
                 *engine.connected.entry(info.id).or_default() += 1;
                 connection.transmit(session, info.id);
             }
-            // Deleted since it was looked up: the client finds the connection closed, and nothing by that name.
+            // Changed since it was looked up: the client finds the connection closed, and may look again.
             None => connection.take_no_more(),
         }
     }
@@ -306,15 +326,22 @@ impl Worker {
         let mut decided = Decided::default();
         let mut engine = self.shared.lock();
         self.completions.drain(..).for_each(|completion| engine.core.complete(completion));
-        for (id, request) in self.submissions.drain(..) {
-            match in_use(&engine, &request) {
-                Some(error) => decided.replies.push((id, Err(error))),
-                None => engine.core.submit(id, request),
+        let asked = self.submissions.drain(..).map(|(id, request)| (id, request, false));
+        for (id, request, forced) in asked.chain(self.forced.drain(..).map(|(id, r)| (id, r, true))) {
+            match engine.submit(id, request, forced) {
+                Submitted::Asked => {}
+                Submitted::Refused(error) => decided.replies.push((id, Err(error))),
+                Submitted::Waits(volumes) => {
+                    let inboxes = self.shared.inboxes.iter();
+                    inboxes.for_each(|inbox| _ = inbox.put(Message::Disconnect(volumes.clone())));
+                }
             }
         }
         engine.core.turn(self.shared.now_ms());
         decided.operations.extend(std::iter::from_fn(|| engine.core.next_operation()));
-        decided.replies.extend(std::iter::from_fn(|| engine.core.next_reply()));
+        let answered = std::iter::from_fn(|| engine.core.next_reply());
+        decided.replies.extend(answered);
+        decided.replies.iter().for_each(|(id, _)| engine.changes.answered(*id));
         self.ticking = engine.core.wants_time();
         decided
     }
@@ -395,28 +422,19 @@ impl Worker {
     }
 
     fn leave(&self, volume: VolumeId) {
-        let mut engine = self.shared.lock();
-        if let Some(count) = engine.connected.get_mut(&volume) {
-            *count -= 1;
-            if *count == 0 {
-                engine.connected.remove(&volume);
-            }
+        let alone = self.shared.lock().disconnected(volume);
+        for (id, request) in alone {
+            self.shared.inboxes[(id.0 >> THREAD_SHIFT) as usize].put(Message::Submit(id, request));
         }
     }
 }
 
-/// Why a request must not be carried out while clients use what it would take away.
-fn in_use(engine: &Engine, request: &Request) -> Option<Error> {
-    let Request::Delete { volumes } = request else { return None };
-    let used =
-        volumes.iter().find_map(|volume| engine.connected.get(volume).map(|count| (*volume, *count)))?;
-    let name = engine.core.volumes().into_iter().find(|info| info.id == used.0).map(|info| info.name);
-    let clients = if used.1 == 1 { "a connection".to_owned() } else { format!("{} connections", used.1) };
-    let name = name.unwrap_or_else(|| format!("volume {}", used.0));
-    Some(Error::new(
-        ErrorKind::Busy,
-        format!("'{name}' is in use by {clients}; disconnect its clients first"),
-    ))
+/// Ends a connection at once: nothing is taken from the client or told to it any more, and its receive ends by this. What
+/// it asked for is finished first.
+fn cut_off(connection: &mut Connection) {
+    connection.broken = true;
+    connection.ending = true;
+    let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
 }
 
 /// What people are told of a request that was refused by its header alone.

@@ -7,8 +7,8 @@
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
     Campaign, FaultCase, RunConfig, Stats, count_operations, cut_before_the_last_sharer_left, guarded,
-    late_write_to_a_freed_block, multiplier, one_witness_is_lost, only_seed, run_with_fault,
-    run_with_fault_in_recovery, run_with_rot, slow_read_of_a_former_owner,
+    late_write_to_a_freed_block, multiplier, one_witness_is_lost, only_seed, rollback_beside_a_slow_write,
+    run_with_fault, run_with_fault_in_recovery, run_with_rot, slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::sim_disk::{Fault, OperationKind};
@@ -107,6 +107,11 @@ fn a_proof_survives_the_loss_of_one_of_its_records() {
 #[test]
 fn a_late_write_harms_nobody() {
     directed(late_write_to_a_freed_block);
+}
+
+#[test]
+fn a_rollback_waits_for_writes() {
+    directed(rollback_beside_a_slow_write);
 }
 
 fn directed(schedule: fn(u64) -> Check<Stats>) {

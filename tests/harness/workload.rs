@@ -6,6 +6,8 @@
 use crate::rng::Rng;
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, UNIT_BYTES};
 
+const SECTORS_PER_BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
+
 /// Chooses one of the volumes that fit, when the operation is issued.
 pub type Selector = u64;
 
@@ -39,6 +41,14 @@ pub enum Op {
     Clone(Selector),
     /// Delete volumes and snapshots.
     Delete(Vec<Selector>),
+    /// Delete a snapshot, now or with its last hold.
+    DeleteDeferred(Selector),
+    /// Give a volume a size of about so many sectors.
+    Resize(Selector, u64),
+    /// Give a volume or snapshot another name.
+    Rename(Selector),
+    /// Roll a volume back to this snapshot.
+    Rollback(Selector),
     /// Put a hold on a volume or snapshot.
     Hold(Selector),
     /// Take a hold away.
@@ -110,12 +120,16 @@ fn operation(config: &WorkloadConfig, rng: &mut Rng) -> Op {
 fn administration(config: &WorkloadConfig, rng: &mut Rng) -> Op {
     let some = |rng: &mut Rng| (0..rng.between(1, 2)).map(|_| rng.bits()).collect();
     match rng.below(100) {
-        0..10 => Op::Create(rng.between(1, config.volume_blocks)),
-        10..45 => Op::Snapshot(some(rng)),
-        45..60 => Op::Clone(rng.bits()),
-        60..90 => Op::Delete(some(rng)),
-        90..95 => Op::Hold(rng.bits()),
-        _ => Op::Release(rng.bits()),
+        0..8 => Op::Create(rng.between(1, config.volume_blocks)),
+        8..36 => Op::Snapshot(some(rng)),
+        36..47 => Op::Clone(rng.bits()),
+        47..66 => Op::Delete(some(rng)),
+        66..72 => Op::Hold(rng.bits()),
+        72..79 => Op::Release(rng.bits()),
+        79..82 => Op::DeleteDeferred(rng.bits()),
+        82..89 => Op::Resize(rng.bits(), rng.between(1, config.volume_blocks * SECTORS_PER_BLOCK)),
+        89..92 => Op::Rename(rng.bits()),
+        _ => Op::Rollback(rng.bits()),
     }
 }
 

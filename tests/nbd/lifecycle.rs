@@ -139,7 +139,7 @@ fn a_volume_in_use_is_not_deleted() {
     for reactor in REACTORS {
         let (_files, serving) = fixture::serve(reactor);
         let id = serving.handle.volume("disk").unwrap().id;
-        let delete = || serving.handle.request(Request::Delete { volumes: vec![id] });
+        let delete = || serving.handle.request(Request::Delete { volumes: vec![id], deferred: false });
         let client = serving.client("disk");
         assert_eq!(delete().unwrap_err().kind(), ErrorKind::Busy);
         drop(client);

@@ -5,6 +5,7 @@
 //! volume with a plain vector. `vanish`, `pressure`, `noise` and `lifecycle` are about clients that nobody wishes for.
 //! Everything is done with both reactors. Read next: `fixture.rs`, `harness/nbd_client.rs`.
 
+mod changes;
 mod commands;
 mod fixture;
 mod handshake;

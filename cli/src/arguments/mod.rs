@@ -7,7 +7,7 @@ pub mod serve;
 use crate::error::{Error, Result};
 use crate::exit::{self, Kind};
 use crate::pool_directory::PoolDirectory;
-use crate::size::Size;
+use crate::size::{NewSize, Size};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -99,7 +99,7 @@ pub enum PoolCommand {
 #[derive(Debug, Args)]
 pub struct PoolCreate {
     /// How much the pool may hold, as in 10G, 512M or 1.5TiB: a multiple of 64 KiB.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub size: Size,
 
     /// Keep the data there; `data` in the directory becomes a link.
@@ -138,7 +138,7 @@ pub enum VolumeCommand {
         /// Its name: 1 to 255 bytes without `@`; `/` makes groups.
         name: String,
         /// Its size, as in 10G, 512M or 1.5TiB: a multiple of 4 KiB, larger than the pool if you like.
-        #[arg(long, value_name = "SIZE")]
+        #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
         size: Size,
     },
     /// List all volumes.
@@ -148,12 +148,55 @@ pub enum VolumeCommand {
         /// Its name.
         name: String,
     },
-    /// Delete volumes, all or none. Their snapshots stay.
+    /// Give a volume another size. Clients see a larger one when they connect the next time.
+    Resize {
+        /// Its name.
+        name: String,
+        /// The size, or how much more or less: 20G, +5G, -5G.
+        #[arg(value_name = "SIZE|+SIZE|-SIZE", allow_hyphen_values = true)]
+        size: NewSize,
+        /// Allow a smaller size. What lies behind the new end is LOST.
+        #[arg(long)]
+        shrink: bool,
+        /// Disconnect the clients that are in the way of a smaller size.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a volume another name. Its snapshots go along.
+    Rename {
+        /// Its name.
+        old: String,
+        /// The new name.
+        new: String,
+        /// Disconnect the clients of the volume and its snapshots.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Keep a volume from being deleted until the tag is released.
+    Hold(HoldArguments),
+    /// Take a hold away.
+    Release(HoldArguments),
+    /// Delete volumes, all or none.
     Delete {
         /// Their names.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Delete their snapshots too. Without it a volume that has snapshots is kept.
+        #[arg(long)]
+        snapshots: bool,
+        /// Disconnect their clients.
+        #[arg(long)]
+        force: bool,
     },
+}
+
+/// What is held, and by whom.
+#[derive(Debug, Args)]
+pub struct HoldArguments {
+    /// Its name.
+    pub name: String,
+    /// Who holds it, or why: 1 to 64 bytes.
+    pub tag: String,
 }
 
 /// What to do with snapshots.
@@ -161,7 +204,8 @@ pub enum VolumeCommand {
 pub enum SnapshotCommand {
     /// Take snapshots; several are of one moment.
     Create {
-        /// Their names.
+        /// Their names. The volume may be a pattern, quoted from the shell: 'db-*@nightly'. `*` and `?` stay inside a
+        /// group, `**/` is any number of groups; `[ab]` and `{a,b}` choose.
         #[arg(required = true, value_name = "VOLUME@NAME")]
         names: Vec<String>,
     },
@@ -170,11 +214,49 @@ pub enum SnapshotCommand {
         /// Which volume's.
         volume: Option<String>,
     },
+    /// Give a snapshot another name, with the same volume.
+    Rename {
+        /// Its name.
+        #[arg(value_name = "VOLUME@OLD")]
+        old: String,
+        /// The new name.
+        #[arg(value_name = "VOLUME@NEW")]
+        new: String,
+        /// Disconnect its clients.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a volume what its snapshot is. What was written since is LOST; all snapshots stay.
+    Rollback {
+        /// The snapshot.
+        #[arg(value_name = "VOLUME@NAME")]
+        name: String,
+        /// Disconnect the clients of the volume.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Keep a snapshot from being deleted until the tag is released.
+    Hold(HoldArguments),
+    /// Take a hold away. The last one takes along what was to be deleted then.
+    Release {
+        /// What is held, and by whom.
+        #[command(flatten)]
+        hold: HoldArguments,
+        /// Disconnect the clients of what is deleted by this.
+        #[arg(long)]
+        force: bool,
+    },
     /// Delete snapshots, all or none.
     Delete {
         /// Their names.
         #[arg(required = true, value_name = "VOLUME@NAME")]
         names: Vec<String>,
+        /// Delete what is held when its last hold is released. Without it that is kept.
+        #[arg(long)]
+        defer: bool,
+        /// Disconnect their clients.
+        #[arg(long)]
+        force: bool,
     },
 }
 

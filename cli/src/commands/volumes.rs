@@ -3,12 +3,14 @@
 //! Owns which names each takes, and what is told afterwards.
 
 use crate::arguments::{CloneCommand, SnapshotCommand, VolumeCommand};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::exit::Kind;
 use crate::manage::with_pool;
 use crate::names;
 use crate::output::{Output, text};
 use crate::pool_directory::PoolDirectory;
-use crate::views::{DeletedView, SnapshotsView, VolumeKind, VolumeView, VolumesView};
+use crate::size::{NewSize, Size};
+use crate::views::{ChangeView, DeletionView, SnapshotsView, VolumeKind, VolumeView, VolumesView};
 
 pub fn volume(command: &VolumeCommand, directory: &PoolDirectory, output: Output) -> Result<()> {
     match command {
@@ -28,9 +30,31 @@ pub fn volume(command: &VolumeCommand, directory: &PoolDirectory, output: Output
             names::check_any(name)?;
             output.result(&with_pool(directory, |pool| pool.volume(name))?, text::volume)
         }
-        VolumeCommand::Delete { names } => {
+        VolumeCommand::Resize { name, size, shrink, force } => {
+            names::check_volume(name)?;
+            resize(name, *size, *shrink, *force, directory, output)
+        }
+        VolumeCommand::Rename { old, new, force } => {
+            [old, new].into_iter().try_for_each(|name| names::check_volume(name))?;
+            rename(old, new, *force, directory, output)
+        }
+        VolumeCommand::Hold(hold) => {
+            names::check_volume(&hold.name)?;
+            change(&hold.name, &ChangeView::Hold { tag: hold.tag.clone() }, directory, output)
+        }
+        VolumeCommand::Release(hold) => {
+            names::check_volume(&hold.name)?;
+            change(
+                &hold.name,
+                &ChangeView::Release { tag: hold.tag.clone(), force: false },
+                directory,
+                output,
+            )
+        }
+        VolumeCommand::Delete { names, snapshots, force } => {
             names.iter().try_for_each(|name| names::check_volume(name))?;
-            delete(names, directory, output)
+            let deletion = DeletionView { snapshots: *snapshots, ..deletion(names, *force) };
+            delete(&deletion, directory, output)
         }
     }
 }
@@ -44,9 +68,31 @@ pub fn snapshot(command: &SnapshotCommand, directory: &PoolDirectory, output: Ou
             output.result(&view, |view| text::made("snapshot", &view.snapshots))
         }
         SnapshotCommand::List { volume } => list_snapshots(volume.as_deref(), directory, output),
-        SnapshotCommand::Delete { names } => {
+        SnapshotCommand::Rename { old, new, force } => {
+            [old, new].into_iter().try_for_each(|name| names::check_snapshot(name))?;
+            rename(old, new, *force, directory, output)
+        }
+        SnapshotCommand::Rollback { name, force } => {
+            names::check_snapshot(name)?;
+            change(name, &ChangeView::Rollback { force: *force }, directory, output)
+        }
+        SnapshotCommand::Hold(hold) => {
+            names::check_snapshot(&hold.name)?;
+            change(&hold.name, &ChangeView::Hold { tag: hold.tag.clone() }, directory, output)
+        }
+        SnapshotCommand::Release { hold, force } => {
+            names::check_snapshot(&hold.name)?;
+            change(
+                &hold.name,
+                &ChangeView::Release { tag: hold.tag.clone(), force: *force },
+                directory,
+                output,
+            )
+        }
+        SnapshotCommand::Delete { names, defer, force } => {
             names.iter().try_for_each(|name| names::check_snapshot(name))?;
-            delete(names, directory, output)
+            let deletion = DeletionView { deferred: *defer, ..deletion(names, *force) };
+            delete(&deletion, directory, output)
         }
     }
 }
@@ -63,7 +109,11 @@ fn list_snapshots(volume: Option<&str>, directory: &PoolDirectory, output: Outpu
     if let Some(volume) = volume {
         names::check_volume(volume)?;
     }
-    let mut snapshots = of_kind(directory, VolumeKind::Snapshot)?;
+    let mut snapshots = with_pool(directory, |pool| pool.volumes())?;
+    if let Some(volume) = volume.filter(|volume| !snapshots.iter().any(|there| there.name == *volume)) {
+        return Err(names::not_found(volume));
+    }
+    snapshots.retain(|snapshot| snapshot.kind == VolumeKind::Snapshot);
     if let Some(volume) = volume {
         snapshots.retain(|snapshot| names::volume_of(&snapshot.name) == Ok(volume));
     }
@@ -78,7 +128,38 @@ fn of_kind(directory: &PoolDirectory, kind: VolumeKind) -> Result<Vec<VolumeView
     Ok(all.into_iter().filter(|volume| volume.kind == kind).collect())
 }
 
-fn delete(names: &[String], directory: &PoolDirectory, output: Output) -> Result<()> {
-    with_pool(directory, |pool| pool.delete(names))?;
-    output.result(&DeletedView { deleted: names.to_vec() }, |view| text::deleted(&view.deleted))
+fn deletion(names: &[String], force: bool) -> DeletionView {
+    DeletionView { names: names.to_vec(), force, ..DeletionView::default() }
+}
+
+fn delete(deletion: &DeletionView, directory: &PoolDirectory, output: Output) -> Result<()> {
+    output.result(&with_pool(directory, |pool| pool.delete(deletion))?, text::deleted)
+}
+
+fn rename(old: &str, new: &str, force: bool, directory: &PoolDirectory, output: Output) -> Result<()> {
+    change(old, &ChangeView::Rename { name: new.to_owned(), force }, directory, output)
+}
+
+fn resize(
+    name: &str,
+    size: NewSize,
+    shrink: bool,
+    force: bool,
+    directory: &PoolDirectory,
+    output: Output,
+) -> Result<()> {
+    let changed = with_pool(directory, |pool| {
+        let old_bytes = pool.volume(name)?.size_bytes;
+        let size_bytes = size.of(old_bytes).ok_or_else(|| {
+            let message = format!("'{name}' has {}, and that much more or less cannot be", Size(old_bytes));
+            Error::new(Kind::Invalid, message).hint("give the size that it is to have, as in 20G")
+        })?;
+        pool.change(name, &ChangeView::Resize { size_bytes, shrink, force })
+    })?;
+    output.result(&changed, |view| text::changed(name, view))
+}
+
+fn change(name: &str, change: &ChangeView, directory: &PoolDirectory, output: Output) -> Result<()> {
+    let changed = with_pool(directory, |pool| pool.change(name, change))?;
+    output.result(&changed, |view| text::changed(name, view))
 }

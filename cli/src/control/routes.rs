@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
 use crate::views::{
-    DeletedView, ExtensionView, NamesView, NewCloneView, NewVolumeView, SnapshotsView, VolumeKind,
-    VolumeView, VolumesView,
+    ChangeView, ChangedView, DeletedView, DeletionView, ExtensionView, NamesView, NewCloneView,
+    NewVolumeView, SnapshotsView, VolumeKind, VolumeView, VolumesView,
 };
 use crate::{names, views};
 use axum::body::Bytes;
@@ -28,9 +28,9 @@ pub fn router(pool: Shared) -> Router {
         .route("/v1/pool", get(status))
         .route("/v1/pool/extensions", post(extend))
         .route("/v1/volumes", get(volumes).post(create_volume))
-        .route("/v1/volumes/{name}", get(volume).delete(delete_volume))
+        .route("/v1/volumes/{name}", get(volume).delete(delete_volume).patch(change_volume))
         .route("/v1/snapshots", get(snapshots).post(create_snapshots))
-        .route("/v1/snapshots/{name}", get(snapshot).delete(delete_snapshot))
+        .route("/v1/snapshots/{name}", get(snapshot).delete(delete_snapshot).patch(change_snapshot))
         .route("/v1/clones", post(create_clone))
         .route("/v1/deletions", post(delete))
         .fallback(no_route)
@@ -184,19 +184,42 @@ async fn create_clone(State(pool): State<Shared>, Body(new): Body<NewCloneView>)
     answer(pool, StatusCode::CREATED, act).await
 }
 
-fn delete_all(pool: &mut dyn Manage, names: Vec<String>) -> Result<DeletedView> {
-    pool.delete(&names)?;
-    Ok(DeletedView { deleted: names })
+async fn change_volume(
+    State(pool): State<Shared>,
+    Name(name): Name,
+    Body(change): Body<ChangeView>,
+) -> Answer<ChangedView> {
+    let act = move |pool: &mut dyn Manage| {
+        names::check_volume(&name)?;
+        pool.change(&name, &change)
+    };
+    answer(pool, StatusCode::OK, act).await
 }
 
-async fn delete(State(pool): State<Shared>, Body(old): Body<NamesView>) -> Answer<DeletedView> {
-    answer(pool, StatusCode::OK, |pool| delete_all(pool, old.names)).await
+async fn change_snapshot(
+    State(pool): State<Shared>,
+    Name(name): Name,
+    Body(change): Body<ChangeView>,
+) -> Answer<ChangedView> {
+    let act = move |pool: &mut dyn Manage| {
+        names::check_snapshot(&name)?;
+        pool.change(&name, &change)
+    };
+    answer(pool, StatusCode::OK, act).await
+}
+
+fn delete_one(pool: &mut dyn Manage, name: String) -> Result<DeletedView> {
+    pool.delete(&DeletionView { names: vec![name], ..DeletionView::default() })
+}
+
+async fn delete(State(pool): State<Shared>, Body(old): Body<DeletionView>) -> Answer<DeletedView> {
+    answer(pool, StatusCode::OK, move |pool| pool.delete(&old)).await
 }
 
 async fn delete_volume(State(pool): State<Shared>, Name(name): Name) -> Answer<DeletedView> {
     let act = |pool: &mut dyn Manage| {
         names::check_volume(&name)?;
-        delete_all(pool, vec![name])
+        delete_one(pool, name)
     };
     answer(pool, StatusCode::OK, act).await
 }
@@ -204,7 +227,7 @@ async fn delete_volume(State(pool): State<Shared>, Name(name): Name) -> Answer<D
 async fn delete_snapshot(State(pool): State<Shared>, Name(name): Name) -> Answer<DeletedView> {
     let act = |pool: &mut dyn Manage| {
         names::check_snapshot(&name)?;
-        delete_all(pool, vec![name])
+        delete_one(pool, name)
     };
     answer(pool, StatusCode::OK, act).await
 }

@@ -6,8 +6,8 @@ use super::Manage;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
-use crate::views::{PoolView, VolumeView};
-use crate::{host, names, size};
+use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
+use crate::{host, names, patterns, size};
 use vellum_engine::error::Error as EngineError;
 use vellum_engine::request::{Outcome, Reply, Request, Uuid};
 use vellum_engine::units::VolumeId;
@@ -17,6 +17,11 @@ use vellum_engine::{PoolStatus, VolumeInfo};
 pub trait Engine {
     /// Asks, and waits for the answer.
     fn request(&mut self, request: Request) -> Reply;
+
+    /// As [`Engine::request`]; clients that are in the way are disconnected, where there are any.
+    fn force(&mut self, request: Request) -> Reply {
+        self.request(request)
+    }
 
     /// All volumes and snapshots, by number.
     fn volumes(&self) -> Vec<VolumeInfo>;
@@ -36,7 +41,7 @@ pub trait Engine {
 
 /// A pool that this process has open.
 pub struct Opened<E> {
-    engine: E,
+    pub(super) engine: E,
     directory: PoolDirectory,
     uuid: Uuid,
 }
@@ -47,7 +52,7 @@ impl<E: Engine> Opened<E> {
         Self { engine, directory: directory.clone(), uuid }
     }
 
-    fn find(&self, name: &str) -> Result<VolumeId> {
+    pub(super) fn find(&self, name: &str) -> Result<VolumeId> {
         names::check_any(name)?;
         self.engine.find(name).ok_or_else(|| names::not_found(name))
     }
@@ -71,7 +76,7 @@ impl<E: Engine> Opened<E> {
     }
 
     /// The engine names volumes by number; people know names.
-    fn explain(&self, error: EngineError) -> Error {
+    pub(super) fn explain(&self, error: EngineError) -> Error {
         let Some(vellum_engine::error::Place::Volume(id)) = error.place() else { return error.into() };
         let name = self.engine.volumes().into_iter().find(|info| info.id == id).map(|info| info.name);
         match name {
@@ -104,6 +109,7 @@ impl<E: Engine> Manage for Opened<E> {
     }
 
     fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {
+        let names = patterns::expand(names, &self.engine.volumes())?;
         let cut = |name: &String| Ok((self.find(names::volume_of(name)?)?, host::new_volume(name)?));
         let cuts = names.iter().map(cut).collect::<Result<_>>()?;
         self.make(Request::Snapshot { cuts })
@@ -116,11 +122,12 @@ impl<E: Engine> Manage for Opened<E> {
         self.make_one(Request::Clone { snapshot, new: host::new_volume(name)? })
     }
 
-    fn delete(&mut self, names: &[String]) -> Result<()> {
-        let volumes = names.iter().map(|name| self.find(name)).collect::<Result<_>>()?;
-        self.engine.request(Request::Delete { volumes }).map_err(|error| self.explain(error))?;
-        self.engine.settle();
-        Ok(())
+    fn delete(&mut self, deletion: &DeletionView) -> Result<DeletedView> {
+        self.carry_out_deletion(deletion)
+    }
+
+    fn change(&mut self, name: &str, change: &ChangeView) -> Result<ChangedView> {
+        self.carry_out_change(name, change)
     }
 
     fn close(self: Box<Self>) -> Result<()> {

@@ -16,6 +16,10 @@ impl Engine for Handle {
         Handle::request(self, request)
     }
 
+    fn force(&mut self, request: Request) -> Reply {
+        self.request_forced(request)
+    }
+
     fn volumes(&self) -> Vec<VolumeInfo> {
         Handle::volumes(self)
     }

@@ -3,6 +3,7 @@
 //! Owns the choice: a server that answers on the control socket is asked; otherwise the pool is opened on its files.
 //! Whether that may be is the file lock's word. Read next: `files.rs`, `live.rs`, `remote.rs`.
 
+mod change;
 pub mod engine;
 pub mod files;
 pub mod live;
@@ -11,7 +12,7 @@ pub mod remote;
 use crate::error::Result;
 use crate::names;
 use crate::pool_directory::PoolDirectory;
-use crate::views::{PoolView, VolumeView};
+use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
 pub use files::Files;
 pub use live::Live;
 pub use remote::Remote;
@@ -37,14 +38,18 @@ pub trait Manage {
     /// Makes an empty volume.
     fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView>;
 
-    /// Freezes volumes, all at one moment. Names are `volume@snapshot`; the answer has their order.
+    /// Freezes volumes, all at one moment. Names are `volume@snapshot`; the answer has their order. The volume may be a
+    /// pattern.
     fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>>;
 
     /// Makes a volume that starts as a snapshot.
     fn create_clone(&mut self, snapshot: &str, name: &str) -> Result<VolumeView>;
 
     /// Removes volumes and snapshots: all of them, or none and an error.
-    fn delete(&mut self, names: &[String]) -> Result<()>;
+    fn delete(&mut self, deletion: &DeletionView) -> Result<DeletedView>;
+
+    /// Changes a volume or snapshot, and shows what it is then.
+    fn change(&mut self, name: &str, change: &ChangeView) -> Result<ChangedView>;
 
     /// Ends. Whoever has the pool open closes it.
     fn close(self: Box<Self>) -> Result<()> {

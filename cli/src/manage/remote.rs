@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::names;
 use crate::views::{
-    ErrorView, ExtensionView, NamesView, NewCloneView, NewVolumeView, PoolView, SnapshotsView, VolumeView,
-    VolumesView,
+    ChangeView, ChangedView, DeletedView, DeletionView, ErrorView, ExtensionView, NamesView, NewCloneView,
+    NewVolumeView, PoolView, SnapshotsView, VolumeView, VolumesView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -84,6 +84,13 @@ impl Remote {
     }
 }
 
+/// Where a volume or snapshot is.
+fn path_of(name: &str) -> Result<String> {
+    names::check_any(name)?;
+    let list = if names::is_snapshot(name) { "snapshots" } else { "volumes" };
+    Ok(format!("/v1/{list}/{}", encode_name(name)))
+}
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn send(
@@ -119,9 +126,7 @@ impl Manage for Remote {
     }
 
     fn volume(&mut self, name: &str) -> Result<VolumeView> {
-        let list = if names::is_snapshot(name) { "snapshots" } else { "volumes" };
-        names::check_any(name)?;
-        self.get(&format!("/v1/{list}/{}", encode_name(name)))
+        self.get(&path_of(name)?)
     }
 
     fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {
@@ -137,9 +142,12 @@ impl Manage for Remote {
         self.post("/v1/clones", &NewCloneView { snapshot: snapshot.to_owned(), name: name.to_owned() })
     }
 
-    fn delete(&mut self, names: &[String]) -> Result<()> {
-        let _: crate::views::DeletedView =
-            self.post("/v1/deletions", &NamesView { names: names.to_vec() })?;
-        Ok(())
+    fn delete(&mut self, deletion: &DeletionView) -> Result<DeletedView> {
+        self.post("/v1/deletions", deletion)
+    }
+
+    fn change(&mut self, name: &str, change: &ChangeView) -> Result<ChangedView> {
+        let body = serde_json::to_vec(change).map_err(|cause| self.broken(&cause))?;
+        self.exchange(Method::PATCH, &path_of(name)?, body.into())
     }
 }

@@ -4,7 +4,10 @@
 
 use super::table::{Align, fields, table};
 use crate::size::Size;
-use crate::views::{CheckView, FindingView, InspectView, MetadataState, PoolView, ServeView, VolumeView};
+use crate::views::{
+    ChangedView, CheckView, DeletedView, FindingView, InspectView, MetadataState, PoolView, ServeView,
+    VolumeView,
+};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The last second that the text of a time can show: the end of the year 9999.
@@ -75,6 +78,7 @@ pub fn volumes(volumes: &[VolumeView]) -> String {
         ("MAPPED", Align::Right),
         ("ORIGIN", Align::Left),
         ("CREATED", Align::Left),
+        ("HOLDS", Align::Left),
     ];
     let row = |volume: &VolumeView| {
         [
@@ -83,16 +87,22 @@ pub fn volumes(volumes: &[VolumeView]) -> String {
             size(volume.mapped_bytes),
             volume.origin.clone().unwrap_or_else(|| "-".to_owned()),
             time(volume.created_unix_s),
+            holds(volume, "-", volume.holds.len().to_string()),
         ]
     };
     table(columns, &volumes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What keeps it, and whether it goes afterwards.
+fn holds(view: &VolumeView, none: &str, some: String) -> String {
+    let holds = if view.holds.is_empty() { none.to_owned() } else { some };
+    if view.deletion_deferred { format!("{holds}, then deleted") } else { holds }
 }
 
 /// One volume or snapshot.
 pub fn volume(view: &VolumeView) -> String {
     let kind = serde_json::to_value(view.kind).ok();
     let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
-    let holds = if view.holds.is_empty() { "none".to_owned() } else { view.holds.join(", ") };
     fields(&[
         ("name", view.name.clone()),
         ("kind", kind.to_owned()),
@@ -102,7 +112,7 @@ pub fn volume(view: &VolumeView) -> String {
         ("size", format!("{} ({} bytes)", size(view.size_bytes), view.size_bytes)),
         ("mapped", part(view.mapped_bytes, view.size_bytes)),
         ("created", time(view.created_unix_s)),
-        ("holds", holds),
+        ("holds", holds(view, "none", view.holds.join(", "))),
     ])
 }
 
@@ -112,9 +122,16 @@ pub fn made(what: &str, volumes: &[VolumeView]) -> String {
     volumes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// What was deleted, one a line.
-pub fn deleted(names: &[String]) -> String {
-    names.iter().map(|name| format!("deleted '{name}'")).collect::<Vec<_>>().join("\n")
+/// What became of `name`.
+pub fn changed(name: &str, view: &ChangedView) -> String {
+    view.volume.as_ref().map_or_else(|| format!("deleted '{name}'"), volume)
+}
+
+/// What was deleted or will be, one a line.
+pub fn deleted(view: &DeletedView) -> String {
+    let deleted = view.deleted.iter().map(|name| format!("deleted '{name}'"));
+    let deferred = view.deferred.iter().map(|name| format!("'{name}' is held, and goes with its last hold"));
+    deleted.chain(deferred).collect::<Vec<_>>().join("\n")
 }
 
 /// What a check found.

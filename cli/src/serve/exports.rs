@@ -105,6 +105,7 @@ mod tests {
             mapped_bytes: 0,
             created_unix_s: 0,
             holds: Vec::new(),
+            deletion_deferred: false,
         }
     }
 

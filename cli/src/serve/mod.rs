@@ -199,8 +199,12 @@ fn check_names(volumes: &[NamedSize]) -> Result<()> {
 
 fn open_or_create(create: Option<Size>, directory: &PoolDirectory) -> Result<Files> {
     match create {
-        Some(size) if !directory.has_pool() => Files::create(directory, size.0, &NewDisks::default()),
-        _ => Files::open(directory),
+        _ if directory.has_pool()? => Files::open(directory),
+        Some(size) => Files::create(directory, size.0, &NewDisks::default()),
+        None => {
+            Err(Error::new(Kind::NotFound, format!("there is no pool in '{}'", directory.path().display()))
+                .hint("add `--create 10G` to make one, or name another by --pool or VELLUM_POOL"))
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! Volumes and snapshots: made, frozen, cloned, held, deleted. Each in one turn, so each is one cut (hazard 1).
+//! Requests that change volumes as a whole: each is decided in one turn, so each is one cut (hazard 1).
 //!
-//! Owns the checks that make a delta valid before it is applied, and what a snapshot waits for before it is
-//! answered: its record, the writes decided before the cut, and a sync after both.
+//! Owns the way of such a request, the checks before something is made, frozen or cloned, and what a snapshot waits for
+//! before it is answered: its record, the writes decided before the cut, and a sync after both. What is there already
+//! is changed by `change.rs`, and made smaller by `shrink.rs`.
 
 use super::commit::Commit;
 use super::room::Room;
@@ -9,16 +10,16 @@ use super::{Core, Key, Task, Then};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
+use crate::metadata::name_is_taken;
+use crate::metadata::tree::LAST_KEY;
 use crate::request::{NewVolume, Outcome, Request};
 use crate::storage::Ticket;
-use crate::units::{BLOCK_BYTES, Generation, SECTOR_BYTES, VolumeId};
+use crate::units::{BLOCK_BYTES, Generation, SECTOR_BYTES, VirtualBlock, VolumeId};
 
 /// The largest volume, in bytes.
 const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
 /// Volumes that one cut freezes at most; its delta has to fit into one record.
-const CUTS_MAX: usize = 64;
-const HOLDS_MAX: usize = 16;
-const TAG_BYTES_MAX: usize = 64;
+pub(super) const CUTS_MAX: usize = 64;
 
 /// A change of volumes that waits for room.
 pub struct ControlTask {
@@ -28,6 +29,13 @@ pub struct ControlTask {
 
 impl Core {
     pub(super) fn control(&mut self, task: ControlTask) {
+        if let Some(volume) = self.must_be_quiet(&task.request) {
+            let (first, last) = (VirtualBlock(0), VirtualBlock(LAST_KEY));
+            return self.locks.wait_for_range(volume, first, last, Task::Control(task));
+        }
+        if let Some(shrink) = self.as_shrink(task.key, &task.request) {
+            return self.start_shrink(shrink);
+        }
         let (delta, made) = match self.delta_for(&task.request) {
             Ok(prepared) => prepared,
             Err(error) => return self.part_done(task.key, Err(error)),
@@ -36,14 +44,15 @@ impl Core {
             return self.part_done(task.key, Err(error));
         }
         let bytes = delta.encoded_bytes();
-        let needed = Room { log_pages: Commit::pages_for(bytes), ..Room::default() };
+        let metadata_pages = self.records_renamed(&delta);
+        let needed = Room { log_pages: Commit::pages_for(bytes), metadata_pages, unproven_bytes: 0 };
         if needed.log_pages > self.commit.ring.pages() / 4 {
             let error =
                 Error::new(ErrorKind::Limit, "the log of this pool is too small for so many volumes at once");
             return self.part_done(task.key, Err(error));
         }
-        let frees = matches!(delta, Delta::Delete { .. });
-        if !(if frees { self.admit_unmap(needed) } else { self.admit(needed) }) {
+        // What makes nothing goes on where metadata is short: it may be what makes room.
+        if !(if made.is_empty() { self.admit_unmap(needed) } else { self.admit(needed) }) {
             return self.wait_for_room(Task::Control(task));
         }
         match self.apply(&delta) {
@@ -61,7 +70,7 @@ impl Core {
         if matches!(delta, Delta::Snapshot { .. }) {
             self.await_writes_before_cut(key);
         }
-        let deleted = if let Delta::Delete { volumes } = &delta { volumes.clone() } else { Vec::new() };
+        let deleted = self.deleted_by(&delta);
         if !made.is_empty() {
             self.set_outcome(key, Outcome::Created(made.clone()));
         }
@@ -105,15 +114,12 @@ impl Core {
             Request::CreateVolume { new, size_bytes } => self.delta_for_create(new, *size_bytes),
             Request::Snapshot { cuts } => self.delta_for_snapshot(cuts),
             Request::Clone { snapshot, new } => self.delta_for_clone(*snapshot, new),
-            Request::Delete { volumes } => self.delta_for_delete(volumes),
-            Request::Hold { volume, tag } => self.delta_for_hold(*volume, tag),
-            Request::Release { volume, tag } => self.delta_for_release(*volume, tag),
-            _ => Err(Error::invalid("this request changes no volume")),
+            other => Ok((self.delta_for_change(other)?, Vec::new())),
         }
     }
 
     /// The record of a volume that has been answered.
-    fn born(&self, volume: VolumeId) -> Result<&VolumeRecord> {
+    pub(super) fn born(&self, volume: VolumeId) -> Result<&VolumeRecord> {
         if self.unborn.contains(&volume) {
             return Err(Error::new(ErrorKind::Busy, "it is still being made").at(Place::Volume(volume)));
         }
@@ -121,11 +127,7 @@ impl Core {
     }
 
     fn delta_for_create(&self, new: &NewVolume, size_bytes: u64) -> Result<(Delta, Vec<VolumeId>)> {
-        if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) || size_bytes > VOLUME_BYTES_MAX {
-            return Err(Error::invalid(
-                "a volume's size is a multiple of 4 KiB, more than 0 and at most 64 PiB",
-            ));
-        }
+        check_size(size_bytes)?;
         let id = self.metadata.next_volume;
         let record = VolumeRecord { size_bytes, ..self.new_record(id, VolumeKind::Volume, new)? };
         Ok((Delta::Create { record }, vec![id]))
@@ -134,7 +136,7 @@ impl Core {
     fn new_record(&self, id: VolumeId, kind: VolumeKind, new: &NewVolume) -> Result<VolumeRecord> {
         check_name(kind, &new.name)?;
         if self.metadata.volumes.find(&new.name).is_some() {
-            return Err(Error::new(ErrorKind::Exists, format!("the name '{}' is taken", new.name)));
+            return Err(name_is_taken(&new.name));
         }
         Ok(VolumeRecord {
             id,
@@ -163,6 +165,11 @@ impl Core {
         let mut records = Vec::with_capacity(cuts.len());
         for (index, (source, new)) in cuts.iter().enumerate() {
             let origin = self.born(*source)?;
+            self.check_not_shrinking(*source)?;
+            if family(&new.name) != family(&origin.name) {
+                let message = format!("a snapshot of '{}' is called '{0}@…'", family(&origin.name));
+                return Err(Error::invalid(message).at(Place::Volume(*source)));
+            }
             if cuts[..index].iter().any(|(_, other)| other.name == new.name) {
                 return Err(Error::new(ErrorKind::Exists, format!("the name '{}' is given twice", new.name)));
             }
@@ -189,62 +196,17 @@ impl Core {
         let record = VolumeRecord { origin: Some(snapshot), size_bytes: origin.size_bytes, ..record };
         Ok((Delta::Snapshot { cuts: vec![(snapshot, record)] }, vec![id]))
     }
-
-    fn delta_for_delete(&self, volumes: &[VolumeId]) -> Result<(Delta, Vec<VolumeId>)> {
-        if volumes.is_empty() || volumes.len() > CUTS_MAX {
-            return Err(Error::invalid(format!("one request deletes 1 to {CUTS_MAX} volumes")));
-        }
-        for (index, volume) in volumes.iter().enumerate() {
-            let record = self.born(*volume)?;
-            if volumes[..index].contains(volume) {
-                return Err(Error::invalid("a volume is named twice").at(Place::Volume(*volume)));
-            }
-            if let Some(tag) = record.holds.first() {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("it is held by '{tag}'; release that first"),
-                )
-                .at(Place::Volume(*volume)));
-            }
-        }
-        Ok((Delta::Delete { volumes: volumes.to_vec() }, Vec::new()))
-    }
-
-    fn delta_for_hold(&self, volume: VolumeId, tag: &str) -> Result<(Delta, Vec<VolumeId>)> {
-        let record = self.born(volume)?;
-        if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.chars().any(char::is_control) {
-            return Err(Error::invalid("a tag has 1 to 64 bytes and no control characters"));
-        }
-        if record.holds.iter().any(|held| held == tag) {
-            return Err(
-                Error::new(ErrorKind::Exists, format!("'{tag}' holds it already")).at(Place::Volume(volume))
-            );
-        }
-        if record.holds.len() == HOLDS_MAX {
-            return Err(
-                Error::new(ErrorKind::Limit, format!("it has {HOLDS_MAX} holds")).at(Place::Volume(volume))
-            );
-        }
-        Ok((update(record, record.holds.iter().cloned().chain([tag.to_owned()]).collect()), Vec::new()))
-    }
-
-    fn delta_for_release(&self, volume: VolumeId, tag: &str) -> Result<(Delta, Vec<VolumeId>)> {
-        let record = self.born(volume)?;
-        if !record.holds.iter().any(|held| held == tag) {
-            return Err(Error::new(ErrorKind::NotFound, format!("'{tag}' does not hold it"))
-                .at(Place::Volume(volume)));
-        }
-        Ok((update(record, record.holds.iter().filter(|held| *held != tag).cloned().collect()), Vec::new()))
-    }
 }
 
-fn update(record: &VolumeRecord, holds: Vec<String>) -> Delta {
-    Delta::Update {
-        volume: record.id,
-        name: record.name.clone(),
-        size_bytes: record.size_bytes,
-        holds,
-        properties: record.properties.clone(),
-        deletion_deferred: record.deletion_deferred,
+/// Whether a volume may be as large.
+pub(super) fn check_size(size_bytes: u64) -> Result<()> {
+    if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) || size_bytes > VOLUME_BYTES_MAX {
+        return Err(Error::invalid("a volume's size is a multiple of 4 KiB, more than 0 and at most 64 PiB"));
     }
+    Ok(())
+}
+
+/// The volume that a name belongs to: what stands before the `@` of a snapshot's.
+pub(super) fn family(name: &str) -> &str {
+    name.split('@').next().unwrap_or(name)
 }

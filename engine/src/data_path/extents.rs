@@ -46,6 +46,7 @@ impl Core {
     fn extents_of(&self, task: &ExtentsTask) -> Result<Vec<Extent>, Fault> {
         let record = self.metadata.volumes.active(task.volume)?;
         let end = task.offset_bytes + task.length_bytes;
+        self.check_still_there(record, end)?;
         let mut extents =
             Extents { list: Vec::new(), position: task.offset_bytes, end, mappings_left: MAPPINGS_MAX };
         if task.length_bytes == 0 {

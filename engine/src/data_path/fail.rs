@@ -21,6 +21,7 @@ impl Core {
             Task::Collapse(task) => self.fail_collapse(&task, error),
             Task::Control(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extend(task) => self.extension_over(task.key, Err(error.clone())),
+            Task::Shrink(task) => self.fail_shrink(&task, error),
         }
     }
 

@@ -15,11 +15,12 @@
 //! | 5 | `commit.rs` | the delta is put into a record; when it is written the request is answered |
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
-//! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`; joining two layers
+//! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
 //! `collapse.rs` and `collapse_walks.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file),
 //! `write_ahead.rs` (free blocks written before they are needed). A pool is made larger by `extend.rs`.
 //! `opening.rs` makes a core from two disks.
 
+mod change;
 mod checkpoint;
 mod collapse;
 mod collapse_walks;
@@ -36,6 +37,7 @@ mod operations;
 mod read;
 mod reclaim;
 mod room;
+mod shrink;
 mod space;
 mod status;
 mod submit;
@@ -101,6 +103,8 @@ pub enum Task {
     Control(control::ControlTask),
     /// Make the pool larger.
     Extend(extend::ExtendTask),
+    /// Make a volume smaller, a slice of its tail at a time.
+    Shrink(shrink::ShrinkTask),
 }
 
 impl Task {
@@ -174,6 +178,8 @@ pub struct Core {
     next_job: u64,
     /// Snapshots and volumes that are not answered yet, and therefore not to be seen.
     unborn: FxHashSet<VolumeId>,
+    /// Volumes that are being made smaller, and where they will end, in bytes.
+    shrinking: FxHashMap<VolumeId, u64>,
     /// Why the pool takes no writes, once it does not.
     failure: Option<Error>,
     /// Sectors written since the last sync was submitted, and those that the running sync covers.

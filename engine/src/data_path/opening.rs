@@ -170,6 +170,7 @@ impl Core {
             jobs: FxHashMap::default(),
             next_job: 0,
             unborn: FxHashSet::default(),
+            shrinking: FxHashMap::default(),
             failure: None,
             unsynced: FxHashMap::default(),
             syncing: FxHashMap::default(),

@@ -93,6 +93,7 @@ impl Core {
     fn pieces_of(&self, task: &ReadTask) -> Result<Vec<Piece>, Fault> {
         let record = self.metadata.volumes.active(task.volume)?;
         let end = task.offset_bytes + task.length_bytes;
+        self.check_still_there(record, end)?;
         let first = VirtualBlock::containing(task.offset_bytes);
         let last = VirtualBlock::containing(end - 1);
         let range =

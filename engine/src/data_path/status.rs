@@ -29,6 +29,8 @@ pub struct VolumeInfo {
     pub created_unix_s: u64,
     /// What keeps it from being deleted.
     pub holds: Vec<String>,
+    /// It goes when the last hold is released.
+    pub deletion_deferred: bool,
 }
 
 /// Whether a metadata file takes what writes need.
@@ -89,6 +91,11 @@ impl Core {
         self.find(name).and_then(|id| self.metadata.volumes.get(id)).map(info)
     }
 
+    /// The volume or snapshot of this number.
+    pub fn volume_of(&self, id: VolumeId) -> Option<VolumeInfo> {
+        self.metadata.volumes.active(id).ok().filter(|_| !self.unborn.contains(&id)).map(info)
+    }
+
     /// The volume or snapshot of this name.
     pub fn find(&self, name: &str) -> Option<VolumeId> {
         self.metadata.volumes.find(name).filter(|id| !self.unborn.contains(id))
@@ -132,5 +139,6 @@ fn info(record: &VolumeRecord) -> VolumeInfo {
         mapped_blocks: record.root.map_or(0, |(_, pointer)| pointer.mapped),
         created_unix_s: record.created_unix_s,
         holds: record.holds.clone(),
+        deletion_deferred: record.deletion_deferred,
     }
 }

@@ -169,13 +169,8 @@ impl Core {
         if self.unborn.contains(&volume) {
             return Err(Error::new(ErrorKind::NotFound, "it is still being made").at(Place::Volume(volume)));
         }
-        match offset_bytes.checked_add(length_bytes) {
-            Some(end) if end <= record.size_bytes => Ok(record.kind),
-            _ => {
-                Err(Error::invalid(format!("the range ends behind the volume's {} bytes", record.size_bytes))
-                    .at(Place::Volume(volume)))
-            }
-        }
+        self.check_still_there(record, offset_bytes.saturating_add(length_bytes))?;
+        Ok(record.kind)
     }
 
     fn check_writable(&self, volume: VolumeId, offset_bytes: u64, length_bytes: u64) -> Result<()> {

@@ -47,6 +47,7 @@ impl Core {
                 (Task::Collapse(task), None) => self.collapse(task),
                 (Task::Control(task), None) => self.control(task),
                 (Task::Extend(task), None) => self.extend(task),
+                (Task::Shrink(task), None) => self.shrink(task),
             }
         }
     }

@@ -152,12 +152,9 @@ impl Core {
             return self.wait_for_room(Task::Unmap(task));
         }
         let delta = Delta::Unmap { volume: task.volume, first, last: reach };
-        let before = self.mapped_blocks(task.volume);
-        match self.apply(&delta) {
+        match self.apply_unmap(task.volume, &delta) {
             Ok(()) => {
                 self.settle(needed);
-                self.metadata_was_freed();
-                self.checkpoint.note_unmapped(before - self.mapped_blocks(task.volume));
                 self.append_slice(task, delta, reach);
             }
             Err(fault) => {
@@ -165,6 +162,15 @@ impl Core {
                 self.put_off(fault, Task::Unmap(task));
             }
         }
+    }
+
+    /// Applies a delta that takes mappings of `volume` away.
+    pub(super) fn apply_unmap(&mut self, volume: VolumeId, delta: &Delta) -> Result<(), Fault> {
+        let before = self.mapped_blocks(volume);
+        self.apply(delta)?;
+        self.metadata_was_freed();
+        self.checkpoint.note_unmapped(before - self.mapped_blocks(volume));
+        Ok(())
     }
 
     fn mapped_blocks(&self, volume: VolumeId) -> u64 {

@@ -74,6 +74,11 @@ impl WriteTask {
         (self.volume, self.virtual_block)
     }
 
+    /// Where it ends in the volume, in bytes.
+    fn end_bytes(&self) -> u64 {
+        self.virtual_block.offset_bytes() + u64::from(self.offset_bytes) + self.bytes.len() as u64
+    }
+
     /// Every sector that is touched.
     pub fn sectors(&self) -> SectorMask {
         let first = self.offset_bytes / SECTOR_BYTES as u32;
@@ -118,7 +123,8 @@ impl Core {
     pub(super) fn write(&mut self, mut task: WriteTask) {
         // A copy that had to wait for room is read anew.
         task.copied = None;
-        let record = match self.metadata.volumes.active(task.volume) {
+        let there = self.metadata.volumes.active(task.volume);
+        let record = match there.and_then(|r| self.check_still_there(r, task.end_bytes()).map(|()| r)) {
             Ok(record) => record,
             Err(error) => return self.fail_task(Task::Write(task), &error),
         };

@@ -24,6 +24,8 @@ const SNAPSHOT: u16 = 5;
 const UPDATE: u16 = 6;
 const DELETE: u16 = 7;
 const FORGET: u16 = 8;
+// 9 and 10 are reserved, see `docs/format.md`.
+const ROLLBACK: u16 = 11;
 
 /// One change of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +71,8 @@ pub enum Delta {
         /// Sources and the records made from them.
         cuts: Vec<(VolumeId, VolumeRecord)>,
     },
-    /// These fields of a volume have changed.
+    /// These fields of a volume have changed. With its name those of its snapshots change; with its last hold it goes, if
+    /// its deletion was deferred.
     Update {
         /// Which volume.
         volume: VolumeId,
@@ -84,7 +87,7 @@ pub enum Delta {
         /// It is deleted when the last of its holds is released.
         deletion_deferred: bool,
     },
-    /// Volumes are deleted: their names are free, their mappings go.
+    /// Volumes are deleted: their names are free, their mappings go. What is held is deleted with its last hold.
     Delete {
         /// Which volumes.
         volumes: Vec<VolumeId>,
@@ -93,6 +96,15 @@ pub enum Delta {
     Forget {
         /// Which volume.
         volume: VolumeId,
+    },
+    /// A volume has size and mappings of a snapshot from now on.
+    Rollback {
+        /// Which volume.
+        volume: VolumeId,
+        /// What it goes back to.
+        snapshot: VolumeId,
+        /// The new number under which what it had is deleted.
+        old: VolumeId,
     },
 }
 
@@ -126,6 +138,7 @@ impl Delta {
             Self::Update { .. } => self.encode_body().len(),
             Self::Delete { volumes } => 8 + 8 * volumes.len(),
             Self::Forget { .. } => 8,
+            Self::Rollback { .. } => 24,
         };
         HEADER_BYTES + body_bytes
     }
@@ -159,6 +172,7 @@ impl Delta {
             Self::Update { .. } => UPDATE,
             Self::Delete { .. } => DELETE,
             Self::Forget { .. } => FORGET,
+            Self::Rollback { .. } => ROLLBACK,
         }
     }
 
@@ -182,6 +196,7 @@ impl Delta {
             }
             Self::Delete { volumes } => to_body(volumes),
             Self::Forget { volume } => to_body(volume),
+            Self::Rollback { volume, snapshot, old } => to_body(&(volume, snapshot, old)),
         }
     }
 
@@ -211,6 +226,10 @@ impl Delta {
             }
             DELETE => Self::Delete { volumes: exact(body)? },
             FORGET => Self::Forget { volume: exact(body)? },
+            ROLLBACK => {
+                let (volume, snapshot, old) = exact(body)?;
+                Self::Rollback { volume, snapshot, old }
+            }
             _ => return Err(Error::new(ErrorKind::Unsupported, format!("delta of unknown kind {kind}"))),
         })
     }
@@ -279,6 +298,7 @@ mod tests {
             },
             Delta::Delete { volumes: vec![VolumeId(5), VolumeId(6)] },
             Delta::Forget { volume },
+            Delta::Rollback { volume, snapshot: VolumeId(5), old: VolumeId(9) },
         ]
     }
 
@@ -308,7 +328,7 @@ mod tests {
         golden::assert_golden(
             &whole,
             "01001e00030000000000000004030201000000000807060500000000f000efbeadde",
-            0xee14_27ac_a133_f493,
+            0x93c8_c13e_3e80_594f,
         );
     }
 

@@ -149,6 +149,9 @@ fn delta(found: &Delta) -> String {
             format!("delete volumes {}", volumes.join(", "))
         }
         Delta::Forget { volume } => format!("forget volume {volume}"),
+        Delta::Rollback { volume, snapshot, old } => {
+            format!("roll volume {volume} back to {snapshot}, delete what it had as {old}")
+        }
     }
 }
 

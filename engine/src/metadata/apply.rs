@@ -5,7 +5,7 @@
 
 use super::{Fault, Metadata};
 use crate::error::{Error, Place};
-use crate::format::{Delta, VolumeRecord};
+use crate::format::{Delta, VolumeRecord, VolumeState};
 use crate::units::{VirtualBlock, VolumeId};
 
 impl Metadata {
@@ -30,11 +30,11 @@ impl Metadata {
                 record.holds.clone_from(holds);
                 record.properties = properties.clone();
                 record.deletion_deferred = *deletion_deferred;
-                Ok(())
+                // The last hold was released: what waited for it happens in the same step.
+                if *deletion_deferred && holds.is_empty() { self.delete(*volume) } else { Ok(()) }
             }
-            Delta::Delete { volumes } => {
-                volumes.iter().try_for_each(|volume| self.volumes.mark_deleting(*volume)).map_err(Fault::from)
-            }
+            Delta::Delete { volumes } => volumes.iter().try_for_each(|volume| self.delete(*volume)),
+            Delta::Rollback { volume, snapshot, old } => self.roll_back(*volume, *snapshot, *old),
             Delta::Forget { volume } => Ok(self.volumes.forget(*volume)?),
         }
     }
@@ -53,6 +53,31 @@ impl Metadata {
         }
         self.next_volume = VolumeId(record.id.0 + 1);
         Ok(self.volumes.insert(record)?)
+    }
+
+    /// Deletes `volume`, or notes that it is to go with its last hold.
+    fn delete(&mut self, volume: VolumeId) -> Result<(), Fault> {
+        self.volumes.delete(volume)?;
+        Ok(())
+    }
+
+    /// The tree of `volume` becomes that of `snapshot`. What it had goes to the new record `old`, which is taken down as
+    /// every deleted volume is: whatever that frees or makes exclusive waits for its proof (L4).
+    fn roll_back(&mut self, volume: VolumeId, snapshot: VolumeId, old: VolumeId) -> Result<(), Fault> {
+        let VolumeRecord { root, size_bytes, .. } = *self.volumes.active(snapshot)?;
+        let before = self.volumes.active(volume)?.clone();
+        self.add_volume(VolumeRecord {
+            id: old,
+            state: VolumeState::Deleting,
+            holds: Vec::new(),
+            deletion_deferred: false,
+            ..before
+        })?;
+        self.forest.share(&root);
+        let record = self.volumes.change(volume)?;
+        record.root = root;
+        record.size_bytes = size_bytes;
+        Ok(())
     }
 
     fn snapshot(&mut self, cuts: &[(VolumeId, VolumeRecord)]) -> Result<(), Fault> {

@@ -31,7 +31,7 @@ pub use create::{create, write_checkpoint};
 pub use index_tree::IndexTree;
 pub use log_ring::{LogRing, PAGES_PER_BLOCK};
 pub use tree::{Fault, Forest, Found};
-pub use volume_table::{LOG_VOLUME, VolumeTable};
+pub use volume_table::{LOG_VOLUME, VolumeTable, name_is_taken};
 
 use crate::format::{RootSlot, Superblock};
 use crate::units::VolumeId;

@@ -6,7 +6,6 @@ use super::index_tree::{IndexTree, inner_pages};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{BODY_BYTES, VolumeKind, VolumeRecord, VolumeState};
 use crate::units::VolumeId;
-use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The hidden volume that maps the blocks of the log.
@@ -16,7 +15,8 @@ pub const LOG_VOLUME: VolumeId = VolumeId(0);
 #[derive(Default)]
 pub struct VolumeTable {
     records: BTreeMap<VolumeId, VolumeRecord>,
-    names: FxHashMap<String, VolumeId>,
+    /// In order, so that the snapshots of a volume, `volume@…`, stand side by side.
+    names: BTreeMap<String, VolumeId>,
     dirty: BTreeSet<VolumeId>,
     /// The first number of each leaf, in order; the pointers stand in the tree.
     pub(super) tree: IndexTree,
@@ -61,25 +61,60 @@ impl VolumeTable {
 
     fn claim_name(&mut self, name: &str, volume: VolumeId) -> Result<()> {
         if self.names.contains_key(name) {
-            return Err(Error::new(ErrorKind::Exists, format!("the name '{name}' is taken")));
+            return Err(name_is_taken(name));
         }
         self.names.insert(name.to_owned(), volume);
         Ok(())
     }
 
-    /// Gives `volume` another name.
+    /// Gives `volume` another name, and its snapshots `volume@…` with it: all of them, or none.
     pub fn rename(&mut self, volume: VolumeId, name: &str) -> Result<()> {
-        let old = self.active(volume)?.name.clone();
-        if old != name {
-            self.claim_name(name, volume)?;
+        let old = &self.active(volume)?.name;
+        if old == name {
+            return Ok(());
+        }
+        let renamed = self.renamed(volume, name)?;
+        if let Some((_, taken)) = renamed.iter().find(|(_, new)| self.names.contains_key(new)) {
+            return Err(name_is_taken(taken));
+        }
+        for (id, new) in renamed {
+            let record = self.change(id)?;
+            let old = std::mem::replace(&mut record.name, new.clone());
             self.names.remove(&old);
-            self.change(volume)?.name = name.to_owned();
+            self.names.insert(new, id);
         }
         Ok(())
     }
 
+    /// Whose name becomes which when `volume` is called `name`: its own, and those of its snapshots.
+    pub fn renamed(&self, volume: VolumeId, name: &str) -> Result<Vec<(VolumeId, String)>> {
+        let old = &self.active(volume)?.name;
+        let snapshots = self.snapshots_of(old).map(|(id, own)| (id, format!("{name}{}", &own[old.len()..])));
+        Ok(std::iter::once((volume, name.to_owned())).chain(snapshots).collect())
+    }
+
+    /// The snapshots of the volume called `name`, in order of their names.
+    pub fn snapshots_of(&self, name: &str) -> impl Iterator<Item = (VolumeId, &str)> {
+        let prefix = format!("{name}@");
+        let from = self.names.range(prefix.clone()..);
+        from.take_while(move |(own, _)| own.starts_with(&prefix)).map(|(own, id)| (*id, own.as_str()))
+    }
+
+    /// Deletes what no hold keeps; of what is held the deletion is deferred until the last hold is released. Whether it
+    /// was deleted.
+    pub fn delete(&mut self, volume: VolumeId) -> Result<bool> {
+        self.active(volume)?;
+        let record = self.change(volume)?;
+        record.deletion_deferred = !record.holds.is_empty();
+        let deleted = !record.deletion_deferred;
+        if deleted {
+            self.mark_deleting(volume)?;
+        }
+        Ok(deleted)
+    }
+
     /// Makes `volume` invisible; its mappings are taken down by slices.
-    pub fn mark_deleting(&mut self, volume: VolumeId) -> Result<()> {
+    fn mark_deleting(&mut self, volume: VolumeId) -> Result<()> {
         let name = self.active(volume)?.name.clone();
         self.names.remove(&name);
         self.change(volume)?.state = VolumeState::Deleting;
@@ -146,6 +181,11 @@ impl VolumeTable {
         }
         result
     }
+}
+
+/// What is said of a name that something has already.
+pub fn name_is_taken(name: &str) -> Error {
+    Error::new(ErrorKind::Exists, format!("the name '{name}' is taken"))
 }
 
 /// Records into leaves, each filled as far as it goes.

@@ -52,7 +52,8 @@ pub struct Busy {
     pub pool: Pool<MemoryDisk>,
     random: Random,
     volumes: Vec<VolumeId>,
-    snapshots: Vec<(VolumeId, String)>,
+    /// Snapshots and the volumes that they are of.
+    snapshots: Vec<(VolumeId, VolumeId)>,
     names: u64,
 }
 
@@ -66,7 +67,7 @@ impl Busy {
     /// One random request.
     pub fn step(&mut self) {
         let volume = self.volumes[self.random.below(self.volumes.len() as u64) as usize];
-        let done: Result<()> = match self.random.below(24) {
+        let done: Result<()> = match self.random.below(27) {
             0 => self.pool.flush(),
             1 => self.pool.request(Request::Checkpoint).map(drop),
             2 => self.reopen(),
@@ -77,6 +78,9 @@ impl Busy {
             8 => self.pool.request(Request::Collapse { volume }).map(drop),
             9 => self.create(),
             10..13 => self.discard(volume),
+            24 => self.resize(volume),
+            25 => self.roll_back(),
+            26 => self.rename(volume),
             13 => {
                 self.pool.idle(1500);
                 Ok(())
@@ -116,14 +120,14 @@ impl Busy {
     }
 
     fn snapshot(&mut self, volume: VolumeId) -> Result<()> {
-        let name = format!("{}@s", self.name());
+        let name = format!("{}@{}", self.name_of(volume), self.name());
         let snapshot = self.pool.snapshot(volume, new_volume(&name))?;
-        self.snapshots.push((snapshot, name));
+        self.snapshots.push((snapshot, volume));
         Ok(())
     }
 
     fn make_clone(&mut self) -> Result<()> {
-        let Some((snapshot, _)) = self.snapshots.last().cloned() else { return Ok(()) };
+        let Some((snapshot, _)) = self.snapshots.last().copied() else { return Ok(()) };
         let name = self.name();
         let volume = self.pool.clone_snapshot(snapshot, new_volume(&name))?;
         self.volumes.push(volume);
@@ -145,7 +149,37 @@ impl Busy {
         }
         let index = self.random.below(self.volumes.len() as u64) as usize;
         let volume = self.volumes.swap_remove(index);
-        self.pool.delete(volume)
+        let (own, others) = self.snapshots.iter().partition(|(_, of)| *of == volume);
+        self.snapshots = others;
+        let own: Vec<(VolumeId, VolumeId)> = own;
+        let mut volumes: Vec<VolumeId> = own.into_iter().map(|(snapshot, _)| snapshot).collect();
+        volumes.push(volume);
+        for some in volumes.chunks(64) {
+            self.pool.request(Request::Delete { volumes: some.to_vec(), deferred: false })?;
+        }
+        Ok(())
+    }
+
+    fn name_of(&self, volume: VolumeId) -> String {
+        self.pool.volumes().into_iter().find(|info| info.id == volume).unwrap().name
+    }
+
+    /// Mostly the whole again, so that most writes find their range.
+    fn resize(&mut self, volume: VolumeId) -> Result<()> {
+        let whole = 40 * WINDOW_BYTES;
+        let smaller = self.range(whole).0 / 4096 * 4096 + 4096;
+        self.pool.request(Request::Resize { volume, size_bytes: smaller })?;
+        self.pool.request(Request::Resize { volume, size_bytes: whole }).map(drop)
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        let Some((snapshot, volume)) = self.snapshots.last().copied() else { return Ok(()) };
+        self.pool.request(Request::Rollback { volume, snapshot }).map(drop)
+    }
+
+    fn rename(&mut self, volume: VolumeId) -> Result<()> {
+        let name = self.name();
+        self.pool.request(Request::Rename { volume, name }).map(drop)
     }
 
     /// Half of the time without closing.

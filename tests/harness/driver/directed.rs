@@ -1,5 +1,5 @@
 //! Trials for breaks that random runs meet too rarely: a bit that rots at rest, a read that is very slow, a sharer that
-//! leaves just before a cut, a proof of which one record is lost.
+//! leaves just before a cut, a proof of which one record is lost, a rollback beside a write.
 //!
 //! Owns these schedules. Each is right by itself and goes wrong when one rule is broken.
 
@@ -84,7 +84,7 @@ pub fn slow_read_of_a_former_owner(seed: u64) -> Check<Stats> {
 
     let read = pool.submit(Request::Read { volume: snapshot, offset_bytes: 0, length_bytes: PAGE_BYTES });
     let held = pool.hold_next_read()?;
-    pool.ask(Request::Delete { volumes: vec![snapshot] })?;
+    pool.ask(Request::Delete { volumes: vec![snapshot], deferred: false })?;
     pool.rest();
     let write = pool.submit(Request::Write { volume, offset_bytes: 0, bytes: content(2), fua: false });
     pool.rest();
@@ -111,7 +111,7 @@ pub fn cut_before_the_last_sharer_left(seed: u64) -> Check<Stats> {
     pool.write(volume, 1)?;
     let snapshot = pool.created(Request::Snapshot { cuts: vec![(volume, named("v@s", 2))] })?;
     let clone = pool.created(Request::Clone { snapshot, new: named("c", 3) })?;
-    pool.ask(Request::Delete { volumes: vec![snapshot] })?;
+    pool.ask(Request::Delete { volumes: vec![snapshot], deferred: false })?;
     pool.rest();
 
     let whole =
@@ -142,7 +142,7 @@ pub fn late_write_to_a_freed_block(seed: u64) -> Check<Stats> {
     pool.rest();
     pool.submit(Request::Write { volume, offset_bytes: 0, bytes: content(2), fua: false });
     let late = pool.hold_next(|operation| matches!(operation, Operation::Write { .. }))?;
-    pool.ask(Request::Delete { volumes: vec![volume] })?;
+    pool.ask(Request::Delete { volumes: vec![volume], deferred: false })?;
     pool.rest();
     let other = pool.created(Request::CreateVolume { new: named("w", 4), size_bytes: 1 << 20 })?;
     pool.write(other, 3)?;
@@ -179,6 +179,40 @@ pub fn one_witness_is_lost(seed: u64) -> Check<Stats> {
             Ok(Stats { recoveries: 1, ..Stats::default() })
         }
         other => Err(Violation(format!("a flushed write is gone: {other:?}"))),
+    }
+}
+
+/// A write of part of a sector has read the rest of it, slowly, while its volume is rolled back. Around what it wrote there
+/// is what the snapshot had.
+///
+/// # Errors
+/// If there is what the rollback took away.
+pub fn rollback_beside_a_slow_write(seed: u64) -> Check<Stats> {
+    let config = RunConfig::quiet(seed);
+    let mut pool = HandPool::new(&config)?;
+    let volume = pool.create(0)?;
+    pool.write(volume, 1)?;
+    let snapshot = pool.created(Request::Snapshot { cuts: vec![(volume, named("v@s", 2))] })?;
+    pool.write(volume, 2)?;
+    pool.rest();
+
+    let part = content(3).slice(..100);
+    let write = pool.submit(Request::Write { volume, offset_bytes: 0, bytes: part, fua: false });
+    let held = pool.hold_next_read()?;
+    let rollback = pool.submit(Request::Rollback { volume, snapshot });
+    pool.rest();
+    pool.carry_out(held);
+    pool.rest();
+    for id in [write, rollback] {
+        pool.reply(id)?.map_err(|error| Violation(format!("a request failed: {error}")))?;
+    }
+
+    let rest = Request::Read { volume, offset_bytes: 100, length_bytes: PAGE_BYTES - 100 };
+    match pool.ask(rest)? {
+        Outcome::Data(segments) if is_content(&segments, 1) => {
+            Ok(Stats { recoveries: 1, ..Stats::default() })
+        }
+        other => Err(Violation(format!("a rollback left what it took away: {other:?}"))),
     }
 }
 

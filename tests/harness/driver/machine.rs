@@ -191,6 +191,7 @@ impl Machine {
                 bytes: Vec::with_capacity(volume.size_bytes as usize),
                 unreadable: Vec::new(),
                 holds: volume.holds.iter().cloned().collect(),
+                deletion_deferred: volume.deletion_deferred,
             };
             for offset_bytes in pieces(volume.size_bytes) {
                 let length_bytes = piece_bytes.min(volume.size_bytes - offset_bytes);

@@ -12,7 +12,7 @@ impl Model {
     pub(super) fn judge_cuts(&self, observed: &Observed, verdict: &mut Verdict) {
         let mut groups: BTreeMap<Cut, Vec<&Volume>> = BTreeMap::new();
         for volume in self.volumes.values() {
-            if let Some(cut) = volume.cut.filter(|_| observed.volumes.contains_key(&volume.name)) {
+            if let Some(cut) = volume.cut.filter(|_| observed.find(volume.names()).is_some()) {
                 groups.entry(cut).or_default().push(volume);
             }
         }
@@ -28,7 +28,7 @@ impl Model {
     /// When the newest write in a snapshot was asked for.
     fn newest_in(&self, member: &Volume, cut: Cut, observed: &Observed) -> Moment {
         let view = Self::view_of_cut(cut);
-        let seen = observed.volumes[&member.name].bytes.chunks_exact(UNIT);
+        let seen = observed.find(member.names()).into_iter().flat_map(|seen| seen.bytes.chunks_exact(UNIT));
         let newest = member
             .units
             .iter()
@@ -47,7 +47,7 @@ impl Model {
     ) {
         let view = View { bound: Bound::all_acked_before(latest), ..Self::view_of_cut(cut) };
         for member in members {
-            let volume = &observed.volumes[&member.name];
+            let Some(volume) = observed.find(member.names()) else { continue };
             let units = member.units.iter().zip(volume.bytes.chunks_exact(UNIT)).enumerate();
             let mut readable = units.filter(|(unit, _)| !volume.is_unreadable((unit * UNIT) as u64));
             let torn = readable

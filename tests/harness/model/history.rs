@@ -150,6 +150,12 @@ impl History {
         Self { entries: legal.map(|entry| Entry { record: BASE, ..entry.clone() }).collect() }
     }
 
+    /// Everything that `view` accepts, as brought here by another write.
+    pub fn as_written_by(&self, record: RecordNumber, records: &[WriteRecord], view: &View) -> Vec<Entry> {
+        let legal = self.entries.iter().filter(|entry| self.is_legal(entry, records, view));
+        legal.map(|entry| Entry { record, ..entry.clone() }).collect()
+    }
+
     /// Keeps only what matches what was seen; nothing changes it any more.
     pub fn narrow(&mut self, seen: &[u8]) {
         let matching = |entry: &Entry| entry.is_whole() && entry.value.matches(0, seen);

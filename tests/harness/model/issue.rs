@@ -26,6 +26,10 @@ impl Model {
             Op::Snapshot(sources) => self.issue_snapshot(sources)?,
             Op::Clone(snapshot) => self.issue_clone(*snapshot)?,
             Op::Delete(victims) => self.issue_delete(victims)?,
+            Op::DeleteDeferred(snapshot) => self.issue_delete_deferred(*snapshot)?,
+            Op::Resize(volume, sectors) => self.issue_resize(*volume, *sectors, issued)?,
+            Op::Rename(volume) => self.issue_rename(*volume)?,
+            Op::Rollback(snapshot) => self.issue_rollback(*snapshot, issued)?,
             Op::Hold(volume) => self.issue_hold(*volume)?,
             Op::Release(volume) => self.issue_release(*volume)?,
             Op::Collapse(volume) => self.issue_collapse(*volume)?,
@@ -42,7 +46,11 @@ impl Model {
         Request::Close
     }
 
-    fn choose(&self, selector: Selector, fits: impl Fn(&Volume) -> bool) -> Option<(Key, VolumeId)> {
+    pub(super) fn choose(
+        &self,
+        selector: Selector,
+        fits: impl Fn(&Volume) -> bool,
+    ) -> Option<(Key, VolumeId)> {
         let fitting: Vec<_> = self
             .volumes
             .iter()
@@ -128,7 +136,7 @@ impl Model {
         ))
     }
 
-    fn new_volume(
+    pub(super) fn new_volume(
         &mut self,
         name: String,
         size_bytes: u64,
@@ -143,7 +151,21 @@ impl Model {
         let new = NewVolume { name: name.clone(), uuid, created_unix_s: self.now };
         let state = State::Creating;
         let holds = BTreeMap::new();
-        let volume = Volume { name, id: None, state, is_snapshot, cut: None, size_bytes, units, holds };
+        let volume = Volume {
+            name,
+            new_name: None,
+            id: None,
+            state,
+            is_snapshot,
+            cut: None,
+            size_bytes,
+            new_size_bytes: None,
+            resized: 0,
+            units,
+            parent: None,
+            deferred: Some(false),
+            holds,
+        };
         self.volumes.insert(key, volume);
         (key, new)
     }
@@ -156,8 +178,9 @@ impl Model {
     }
 
     fn issue_snapshot(&mut self, sources: &[Selector]) -> Option<(Asked, Request)> {
-        let fits = |volume: &Volume| volume.is_live() && !volume.is_snapshot;
-        let mut chosen: Vec<_> = sources.iter().filter_map(|&source| self.choose(source, fits)).collect();
+        let fits = |volume: &Volume| volume.is_live() && !volume.is_snapshot && volume.is_certain();
+        let chosen = sources.iter().filter_map(|&source| self.choose(source, fits));
+        let mut chosen: Vec<_> = chosen.filter(|&(key, _)| !self.is_changing(key)).collect();
         chosen.sort_unstable();
         chosen.dedup();
         if chosen.is_empty() {
@@ -168,6 +191,7 @@ impl Model {
             let (name, size_bytes) =
                 (format!("{}@s", self.volumes[&source].name), self.volumes[&source].size_bytes);
             let (snapshot, new) = self.new_volume(name, size_bytes, Vec::new(), true);
+            self.volumes.entry(snapshot).and_modify(|volume| volume.parent = Some(source));
             pairs.push((source, snapshot));
             cuts.push((id, new));
         }
@@ -175,7 +199,8 @@ impl Model {
     }
 
     fn issue_clone(&mut self, selector: Selector) -> Option<(Asked, Request)> {
-        let (snapshot, id) = self.choose(selector, |volume| volume.is_live() && volume.is_snapshot)?;
+        let fits = |volume: &Volume| volume.is_live() && volume.is_snapshot && volume.is_certain();
+        let (snapshot, id) = self.choose(selector, fits).filter(|&(key, _)| !self.is_changing(key))?;
         let origin = &self.volumes[&snapshot];
         let view = Self::view_of_cut(origin.cut?);
         let units = origin.units.iter().map(|unit| unit.as_base(&self.records, &view)).collect();
@@ -184,7 +209,7 @@ impl Model {
         Some((Asked::Clone { snapshot, volume }, Request::Clone { snapshot: id, new }))
     }
 
-    fn is_source(&self, key: Key) -> bool {
+    pub(super) fn is_source(&self, key: Key) -> bool {
         self.pending.values().any(|pending| match &pending.what {
             Asked::Snapshot { pairs } => pairs.iter().any(|&(source, _)| source == key),
             Asked::Clone { snapshot, .. } => *snapshot == key,
@@ -194,7 +219,12 @@ impl Model {
 
     fn issue_delete(&mut self, victims: &[Selector]) -> Option<(Asked, Request)> {
         let chosen = victims.iter().filter_map(|&victim| self.choose(victim, Volume::is_live));
-        let mut chosen: Vec<_> = chosen.filter(|&(key, _)| !self.is_source(key)).collect();
+        let mut chosen: Vec<_> = chosen.collect();
+        // A volume goes with its snapshots; now and then it is tried without.
+        if victims[0] >> 62 != 0 {
+            chosen.extend(chosen.clone().into_iter().flat_map(|(key, _)| self.live_snapshots_of(key)));
+        }
+        chosen.retain(|&(key, _)| !self.is_source(key) && !self.is_changing(key));
         chosen.sort_unstable();
         chosen.dedup();
         if chosen.is_empty()
@@ -206,11 +236,12 @@ impl Model {
         for key in &keys {
             self.volumes.entry(*key).and_modify(|volume| volume.state = State::Deleting);
         }
-        Some((Asked::Delete { volumes: keys }, Request::Delete { volumes: ids }))
+        Some((Asked::Delete { volumes: keys }, Request::Delete { volumes: ids, deferred: false }))
     }
 
     fn issue_hold(&mut self, selector: Selector) -> Option<(Asked, Request)> {
-        let (volume, id) = self.choose(selector, Volume::is_live)?;
+        let (volume, id) =
+            self.choose(selector, Volume::is_live).filter(|&(key, _)| !self.is_changing(key))?;
         let tag = format!("h{}", self.now);
         self.volumes.get_mut(&volume)?.holds.insert(tag.clone(), false);
         Some((Asked::Hold { volume, tag: tag.clone() }, Request::Hold { volume: id, tag }))
@@ -218,11 +249,14 @@ impl Model {
 
     fn issue_release(&mut self, selector: Selector) -> Option<(Asked, Request)> {
         let held = |volume: &Volume| volume.is_live() && volume.holds.values().any(|&certain| certain);
-        let (volume, id) = self.choose(selector, held)?;
-        let (tag, certain) =
-            self.volumes.get_mut(&volume)?.holds.iter_mut().find(|(_, certain)| **certain)?;
+        let (volume, id) = self.choose(selector, held).filter(|&(key, _)| !self.is_changing(key))?;
+        let held = self.volumes.get_mut(&volume)?;
+        let (tag, certain) = held.holds.iter_mut().find(|(_, certain)| **certain)?;
         *certain = false;
         let tag = tag.clone();
+        if held.deferred != Some(false) && !held.holds.values().any(|&certain| certain) {
+            held.state = State::Deleting;
+        }
         Some((Asked::Release { volume, tag: tag.clone() }, Request::Release { volume: id, tag }))
     }
 

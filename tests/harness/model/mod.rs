@@ -2,8 +2,10 @@
 //!
 //! Owns every volume's histories, the requests that are not answered yet, and the clock that orders requests and
 //! replies. It knows nothing of blocks, logs or disks: only what clients asked for and were told. Read next:
-//! `history.rs` (the rule), `issue.rs` and `reply.rs` (a request's way), `verdict.rs` (after an end), `cuts.rs`.
+//! `history.rs` (the rule), `issue.rs` and `reply.rs` (a request's way), `change.rs` (resize, rename, rollback, deferred
+//! deletion), `verdict.rs` (after an end), `cuts.rs`.
 
+mod change;
 mod cuts;
 mod history;
 mod issue;
@@ -84,13 +86,24 @@ struct Cut {
 #[derive(Clone, Debug)]
 struct Volume {
     name: String,
+    /// It may be called so already: that was asked for and not answered well.
+    new_name: Option<String>,
     id: Option<VolumeId>,
     state: State,
     is_snapshot: bool,
     /// Of a snapshot that was answered.
     cut: Option<Cut>,
     size_bytes: u64,
+    /// It may have this size already.
+    new_size_bytes: Option<u64>,
+    /// When its size changed last.
+    resized: Moment,
+    /// At least as many as its size has.
     units: Vec<History>,
+    /// What it is a snapshot of.
+    parent: Option<Key>,
+    /// Whether it goes with its last hold, if that is certain.
+    deferred: Option<bool>,
     /// Tags, and whether they are certain.
     holds: BTreeMap<String, bool>,
 }
@@ -110,6 +123,10 @@ enum Asked {
     Snapshot { pairs: Vec<(Key, Key)> },
     Clone { snapshot: Key, volume: Key },
     Delete { volumes: Vec<Key> },
+    DeleteDeferred { snapshot: Key, held: bool },
+    Resize { volume: Key, record: RecordNumber },
+    Rename { names: Vec<(Key, String)> },
+    Rollback { volume: Key, snapshot: Key, record: RecordNumber },
     Hold { volume: Key, tag: String },
     Release { volume: Key, tag: String },
     Collapse { volume: Key },
@@ -219,6 +236,19 @@ impl Model {
 impl Volume {
     fn is_live(&self) -> bool {
         self.state == State::Live
+    }
+
+    /// Whether name and size are known.
+    fn is_certain(&self) -> bool {
+        self.new_name.is_none() && self.new_size_bytes.is_none()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.name).chain(&self.new_name)
+    }
+
+    fn may_have_size(&self, size_bytes: u64) -> bool {
+        size_bytes == self.size_bytes || Some(size_bytes) == self.new_size_bytes
     }
 
     fn is_going(&self) -> bool {

@@ -16,6 +16,8 @@ pub struct ObservedVolume {
     pub is_snapshot: bool,
     /// Tags that keep it from being deleted.
     pub holds: BTreeSet<String>,
+    /// Whether it goes with its last hold.
+    pub deletion_deferred: bool,
     /// What it holds, as long as it is.
     pub bytes: Vec<u8>,
     /// Byte ranges whose reading failed, and why.
@@ -30,6 +32,11 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// What bears one of these names.
+    pub fn find<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> Option<&ObservedVolume> {
+        names.into_iter().find_map(|name| self.volumes.get(name))
+    }
+
     /// An error if anything could not be read.
     ///
     /// # Errors

@@ -28,7 +28,8 @@ impl Model {
     }
 
     fn succeed(&mut self, pending: Pending, outcome: Outcome, now: Moment) -> Check {
-        match (pending.what, outcome) {
+        let what = pending.what.clone();
+        match (what, outcome) {
             (Asked::Read { volume, offset_bytes, length_bytes }, Outcome::Data(segments)) => {
                 self.check_read(volume, offset_bytes, length_bytes, &segments, pending.issued)
             }
@@ -44,8 +45,18 @@ impl Model {
                 self.make_snapshots(&pairs, &ids, Cut { issued: pending.issued, acked: now })
             }
             (Asked::Delete { volumes }, Outcome::Done | Outcome::Freed(_)) => self.delete(&volumes, now),
+            (
+                Asked::DeleteDeferred { .. }
+                | Asked::Resize { .. }
+                | Asked::Rename { .. }
+                | Asked::Rollback { .. },
+                Outcome::Done,
+            ) => self.changed(pending.what, now),
             (Asked::Hold { volume, tag }, Outcome::Done) => self.set_hold(volume, tag, Some(true)),
-            (Asked::Release { volume, tag }, Outcome::Done) => self.set_hold(volume, tag, None),
+            (Asked::Release { volume, tag }, Outcome::Done) => {
+                self.set_hold(volume, tag, None)?;
+                self.released(volume, now)
+            }
             (Asked::Flush | Asked::Close, Outcome::Done) => {
                 self.flushed = self.flushed.max(pending.issued);
                 Ok(())
@@ -82,7 +93,9 @@ impl Model {
             return Err(Violation(format!("{} snapshots asked for, {} made", pairs.len(), ids.len())));
         }
         for (&(source, snapshot), &id) in pairs.iter().zip(ids) {
-            let mut units = self.volumes.get(&source).map(|source| source.units.clone()).unwrap_or_default();
+            let source = self.volumes.get(&source);
+            let mut units = source.map(|source| source.units.clone()).unwrap_or_default();
+            units.truncate(source.map_or(0, |source| source.size_bytes as usize / super::UNIT));
             units.iter_mut().for_each(|unit| unit.forget(&self.records, Bound::all_acked_before(cut.issued)));
             if let Some(volume) = self.volumes.get_mut(&snapshot) {
                 volume.units = units;
@@ -99,6 +112,11 @@ impl Model {
             if volume.holds.values().any(|&certain| certain) {
                 return Err(Violation(format!("{} was deleted although it is held", volume.name)));
             }
+            let name = volume.name.clone();
+            if let Some(left) = self.live_snapshots_of(*key).find(|(snapshot, _)| !keys.contains(snapshot)) {
+                return Err(Violation(format!("{name} was deleted without its snapshot {left:?}")));
+            }
+            let Some(volume) = self.volumes.get_mut(key) else { continue };
             volume.state = State::Deleted(now);
         }
         Ok(())
@@ -149,7 +167,8 @@ impl Model {
     }
 
     fn fail(&mut self, pending: Pending, error: &Error, now: Moment) -> Check {
-        let excused = self.is_excused(&pending.what, error);
+        let excused = self.is_excused(&pending, error);
+        self.not_changed(&pending.what, now);
         match pending.what {
             Asked::Change { record, .. } => self.settle_change(record, now, false),
             Asked::Create { volume } | Asked::Clone { volume, .. } => self.drop_failed(volume),
@@ -177,7 +196,8 @@ impl Model {
         }
     }
 
-    fn is_excused(&self, what: &Asked, error: &Error) -> bool {
+    fn is_excused(&self, pending: &Pending, error: &Error) -> bool {
+        let what = &pending.what;
         let takes_space =
             !matches!(what, Asked::Read { .. } | Asked::Flush | Asked::Checkpoint | Asked::Close);
         match self.tolerance {
@@ -190,6 +210,9 @@ impl Model {
             _ => {}
         }
         let refused = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Busy | ErrorKind::Invalid);
+        if error.kind() == ErrorKind::Invalid && self.may_have_shrunk(pending) {
+            return true;
+        }
         match what {
             Asked::Delete { volumes } => error.kind() == ErrorKind::Busy && self.may_keep(volumes),
             Asked::Read { volume, .. }
@@ -202,7 +225,10 @@ impl Model {
     }
 
     fn may_keep(&self, keys: &[Key]) -> bool {
-        keys.iter().filter_map(|key| self.volumes.get(key)).any(|volume| !volume.holds.is_empty())
+        let held = |key: &Key| self.volumes.get(key).is_some_and(|volume| !volume.holds.is_empty());
+        let is_there = |key: &Key| !matches!(self.volumes[key].state, State::Deleted(_));
+        let stays = |key: &Key| is_there(key) && !keys.contains(key);
+        keys.iter().any(|&key| held(&key) || self.snapshots_of(key).any(|snapshot| stays(&snapshot)))
     }
 
     fn is_going(&self, key: Key) -> bool {

@@ -60,6 +60,7 @@ impl Client {
         let volume = ObservedVolume {
             id: VolumeId(1),
             is_snapshot: false,
+            deletion_deferred: false,
             bytes: all,
             holds: BTreeSet::new(),
             unreadable: Vec::new(),
@@ -155,6 +156,7 @@ fn a_cut_that_has_a_write_has_what_was_answered_before_it() {
         let volume = |id, is_snapshot, bytes| ObservedVolume {
             id,
             is_snapshot,
+            deletion_deferred: false,
             bytes,
             holds: BTreeSet::new(),
             unreadable: Vec::new(),

@@ -48,11 +48,12 @@ impl Model {
         let mut verdict = Verdict::default();
         self.judge_names(observed, &mut verdict);
         for (&key, volume) in &self.volumes {
-            if let Some(seen) = observed.volumes.get(&volume.name) {
+            if let Some(seen) = observed.find(volume.names()) {
                 self.judge_volume(key, volume, seen, end, &mut verdict);
             }
         }
         self.judge_groups(observed, &mut verdict);
+        self.judge_changes(observed, end, &mut verdict);
         if verdict.wrong_units.is_empty() {
             self.judge_cuts(observed, &mut verdict);
         }
@@ -61,13 +62,13 @@ impl Model {
 
     fn judge_names(&self, observed: &Observed, verdict: &mut Verdict) {
         for volume in self.volumes.values().filter(|volume| volume.is_live()) {
-            if !observed.volumes.contains_key(&volume.name) {
+            if observed.find(volume.names()).is_none() {
                 verdict.structure.push(format!("{} is missing", volume.name));
             }
         }
         let possible = |volume: &&Volume| !matches!(volume.state, State::Deleted(_));
         let known: BTreeSet<&str> =
-            self.volumes.values().filter(possible).map(|volume| volume.name.as_str()).collect();
+            self.volumes.values().filter(possible).flat_map(Volume::names).map(String::as_str).collect();
         for name in observed.volumes.keys() {
             if !known.contains(name.as_str()) && !self.doubtful.contains(name) {
                 verdict.structure.push(format!("{name} exists and should not"));
@@ -75,7 +76,7 @@ impl Model {
         }
     }
 
-    fn view_after(&self, end: End) -> View {
+    pub(super) fn view_after(&self, end: End) -> View {
         let acked_before = if end == End::Kill { self.now + 1 } else { self.flushed };
         let bound = Bound { acked_before, fua_acked_before: self.now + 1 };
         View { bound, issued_before: NEVER, mixing: end == End::PowerCutMixing }
@@ -90,8 +91,8 @@ impl Model {
         verdict: &mut Verdict,
     ) {
         let same_id = volume.id.is_none_or(|id| id == seen.id);
-        if seen.is_snapshot != volume.is_snapshot || seen.bytes.len() as u64 != volume.size_bytes || !same_id
-        {
+        let same_size = volume.may_have_size(seen.bytes.len() as u64);
+        if seen.is_snapshot != volume.is_snapshot || !same_size || !same_id {
             verdict.structure.push(format!("{} came back as something else", volume.name));
             return;
         }
@@ -99,6 +100,9 @@ impl Model {
             verdict
                 .structure
                 .push(format!("{} has the holds {:?}, not {:?}", volume.name, seen.holds, volume.holds));
+        }
+        if volume.deferred.is_some_and(|deferred| deferred != seen.deletion_deferred) {
+            verdict.structure.push(format!("{}: deletion deferred: {}", volume.name, seen.deletion_deferred));
         }
         let after = self.view_after(end);
         let (units, view) = match (volume.cut, self.source_of(key)) {
@@ -134,7 +138,7 @@ impl Model {
                 Asked::Delete { volumes } => volumes.clone(),
                 _ => continue,
             };
-            let exists = |key: &Key| observed.volumes.contains_key(&self.volumes[key].name);
+            let exists = |key: &Key| observed.find(self.volumes[key].names()).is_some();
             let existing = group.iter().filter(|key| exists(key)).count();
             if existing != 0 && existing != group.len() {
                 verdict.structure.push(format!("{:?} was done in part", pending.what));
@@ -148,7 +152,14 @@ impl Model {
         self.doubtful.clear();
         self.records.truncate(1);
         self.volumes.retain(|_, volume| {
-            let Some(seen) = observed.volumes.get(&volume.name) else { return false };
+            let Some(seen) = observed.find(volume.names()) else { return false };
+            if let Some(new) = volume.new_name.take().filter(|new| observed.volumes.contains_key(new)) {
+                volume.name = new;
+            }
+            volume.size_bytes = seen.bytes.len() as u64;
+            volume.new_size_bytes = None;
+            volume.resized = 0;
+            volume.deferred = Some(seen.deletion_deferred);
             volume.id = Some(seen.id);
             volume.state = State::Live;
             volume.holds = seen.holds.iter().map(|tag| (tag.clone(), true)).collect();
