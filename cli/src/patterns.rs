@@ -68,6 +68,7 @@ mod tests {
             size_bytes: 4096,
             mapped_blocks: 0,
             created_unix_s: 0,
+            generation: vellum_engine::units::Generation(1),
             holds: Vec::new(),
             deletion_deferred: false,
         }

@@ -7,7 +7,8 @@ use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
 use vellum_engine::data_path::{MetadataState as EngineMetadataState, PoolStatus, VolumeInfo};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
-use vellum_engine::request::Uuid;
+use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
+use vellum_engine::transfer::ResumeToken;
 use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
 
 /// The state of a pool.
@@ -150,6 +151,8 @@ pub struct VolumeView {
     pub mapped_bytes: u64,
     /// When it was made.
     pub created_unix_s: u64,
+    /// The checkpoint of the pool that was under construction when it was made; for `--since`.
+    pub generation: u64,
     /// Tags that keep it from being deleted.
     pub holds: Vec<String>,
     /// Whether it goes when the last of them is released.
@@ -176,6 +179,7 @@ impl VolumeView {
             size_bytes: info.size_bytes,
             mapped_bytes: info.mapped_blocks * BLOCK_BYTES,
             created_unix_s: info.created_unix_s,
+            generation: info.generation.0,
             holds: info.holds.clone(),
             deletion_deferred: info.deletion_deferred,
         }
@@ -307,6 +311,127 @@ pub struct NewCloneView {
     pub snapshot: String,
     /// The name of the new volume.
     pub name: String,
+}
+
+/// Asks what differs. The base is `from` or `since`, not both; without one all that is mapped differs from nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskDifferenceView {
+    /// The volume or snapshot.
+    pub name: String,
+    /// What it is compared with.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// The generation that it is compared with.
+    #[serde(default)]
+    pub since: Option<u64>,
+    /// From where on.
+    #[serde(default)]
+    pub offset_bytes: u64,
+}
+
+/// What differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferenceView {
+    /// Ranges of whole sectors of 4096 bytes, in order.
+    pub ranges: Vec<RangeView>,
+    /// From where on to ask for more; absent if that was all.
+    pub next_bytes: Option<u64>,
+}
+
+/// Neighbouring sectors that differ in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeView {
+    /// Where they start.
+    pub offset_bytes: u64,
+    /// How long they are.
+    pub length_bytes: u64,
+    /// Whether they read as zeros now; otherwise they hold other data.
+    pub absent: bool,
+}
+
+impl DifferenceView {
+    /// The view of an answer of the engine.
+    pub fn new(difference: &Difference) -> Self {
+        let range = |range: &DifferenceRange| RangeView {
+            offset_bytes: range.offset_bytes,
+            length_bytes: range.length_bytes,
+            absent: range.absent,
+        };
+        Self { ranges: difference.ranges.iter().map(range).collect(), next_bytes: difference.next_bytes }
+    }
+
+    /// Adds ranges that follow.
+    pub fn append(&mut self, ranges: Vec<RangeView>) {
+        for range in ranges {
+            let joins = |last: &&mut RangeView| {
+                (last.offset_bytes + last.length_bytes, last.absent) == (range.offset_bytes, range.absent)
+            };
+            match self.ranges.last_mut().filter(joins) {
+                Some(last) => last.length_bytes += range.length_bytes,
+                None => self.ranges.push(range),
+            }
+        }
+    }
+}
+
+/// Asks for a stream. The base is `from` or `since`, not both; without one all of the snapshot is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendView {
+    /// The snapshot.
+    pub snapshot: String,
+    /// The snapshot that the other pool has.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// The generation of a snapshot of the same volume that the other pool has.
+    #[serde(default)]
+    pub since: Option<u64>,
+    /// The token of a transfer that broke off.
+    #[serde(default)]
+    pub resume: Option<String>,
+}
+
+/// A snapshot that has arrived in part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrivalView {
+    /// The name it shall get.
+    pub name: String,
+    /// Its uuid.
+    pub uuid: String,
+    /// How far it has come: what is before this byte has arrived.
+    pub position_bytes: u64,
+    /// Its size, or that of its base if that is larger.
+    pub size_bytes: u64,
+    /// What `vellum send --resume` takes to go on.
+    pub token: String,
+}
+
+impl ArrivalView {
+    /// The view of what the engine says.
+    pub fn new(partial: &Partial) -> Self {
+        Self {
+            name: partial.name.clone(),
+            uuid: uuid_text(&partial.uuid),
+            position_bytes: partial.position_bytes,
+            size_bytes: partial.size_bytes,
+            token: ResumeToken::from(partial).to_string(),
+        }
+    }
+}
+
+/// What has arrived in part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrivalsView {
+    /// They, by number.
+    pub arrivals: Vec<ArrivalView>,
+}
+
+/// What was dropped of what had arrived in part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbortedView {
+    /// Their uuids.
+    pub aborted: Vec<String>,
 }
 
 /// What went wrong.

@@ -13,9 +13,12 @@ use std::sync::{Arc, Mutex};
 use vellum_cli::control::{Control, encode_name};
 use vellum_cli::error::{Error, Result};
 use vellum_cli::exit::{Kind, TABLE};
-use vellum_cli::manage::{Files, Manage, Remote};
+use vellum_cli::manage::{Files, Manage, Progress, Remote, Transfer};
 use vellum_cli::pool_directory::PoolDirectory;
-use vellum_cli::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
+use vellum_cli::views::{
+    ArrivalView, AskDifferenceView, ChangeView, ChangedView, DeletedView, DeletionView, DifferenceView,
+    PoolView, SendView, VolumeView,
+};
 
 struct Served {
     bench: Bench,
@@ -106,6 +109,28 @@ struct Fails(Kind);
 impl Fails {
     fn error<T>(&self) -> Result<T> {
         Err(Error::new(self.0, "as the test wishes").hint("none"))
+    }
+}
+
+impl Transfer for Fails {
+    fn difference(&mut self, _: &AskDifferenceView) -> Result<DifferenceView> {
+        self.error()
+    }
+
+    fn send(&mut self, _: &SendView, _: &mut dyn Write, _: &mut Progress<'_>) -> Result<()> {
+        self.error()
+    }
+
+    fn receive(&mut self, _: Option<&str>, _: &mut (dyn Read + Send)) -> Result<VolumeView> {
+        self.error()
+    }
+
+    fn arrivals(&mut self) -> Result<Vec<ArrivalView>> {
+        self.error()
+    }
+
+    fn abort(&mut self, _: &str) -> Result<()> {
+        self.error()
     }
 }
 

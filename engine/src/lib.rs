@@ -48,6 +48,7 @@ pub mod options;
 pub mod pool;
 pub mod request;
 pub mod storage;
+pub mod transfer;
 pub mod units;
 
 pub use check::check;

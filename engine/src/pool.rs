@@ -7,7 +7,7 @@ use crate::data_path::{self, Core, PoolStatus, Side, VolumeInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata;
 use crate::options::{CreateOptions, OpenOptions};
-use crate::request::{NewVolume, Outcome, Reply, Request, RequestId, Segment};
+use crate::request::{Base, DifferenceRange, NewVolume, Outcome, Reply, Request, RequestId, Segment};
 use crate::storage::Disk;
 use crate::units::VolumeId;
 use bytes::Bytes;
@@ -126,6 +126,11 @@ impl<D: Disk> Pool<D> {
         Ok(bytes)
     }
 
+    /// How a volume or snapshot differs from a base, range by range, in order.
+    pub fn differences(&mut self, base: Base, volume: VolumeId) -> Differences<'_, D> {
+        Differences { pool: self, base, volume, ranges: Vec::new().into_iter(), next_bytes: Some(0) }
+    }
+
     /// Makes everything written before survive a power loss.
     pub fn flush(&mut self) -> Result<()> {
         self.request(Request::Flush).map(drop)
@@ -161,6 +166,37 @@ impl<D: Disk> Pool<D> {
     /// The metadata disk, to look at its counters.
     pub fn metadata_disk(&self) -> &D {
         &self.metadata
+    }
+}
+
+/// What differs; see [`Pool::differences`]. Ends behind an error.
+pub struct Differences<'a, D: Disk> {
+    pool: &'a mut Pool<D>,
+    base: Base,
+    volume: VolumeId,
+    ranges: std::vec::IntoIter<DifferenceRange>,
+    next_bytes: Option<u64>,
+}
+
+impl<D: Disk> Iterator for Differences<'_, D> {
+    type Item = Result<DifferenceRange>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(range) = self.ranges.next() {
+                return Some(Ok(range));
+            }
+            let offset_bytes = self.next_bytes.take()?;
+            let (base, volume) = (self.base, self.volume);
+            match self.pool.request(Request::Difference { base, volume, offset_bytes }) {
+                Ok(Outcome::Difference(some)) => {
+                    self.ranges = some.ranges.into_iter();
+                    self.next_bytes = some.next_bytes;
+                }
+                Ok(_) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }
 

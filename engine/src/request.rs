@@ -3,7 +3,7 @@
 //! Owns the vocabulary between the engine and whoever serves it. Read next: `pool.rs`, `data_path/mod.rs`.
 
 use crate::error::Result;
-use crate::units::VolumeId;
+use crate::units::{Generation, VolumeId};
 use bytes::Bytes;
 
 /// Chosen by whoever asks; comes back with the reply.
@@ -55,6 +55,46 @@ pub enum Request {
         offset_bytes: u64,
         /// How much, in bytes.
         length_bytes: u64,
+    },
+    /// Say how a volume or snapshot differs from a base, without reading it. The reply is [`Outcome::Difference`].
+    Difference {
+        /// What it is compared with.
+        base: Base,
+        /// Which volume or snapshot.
+        volume: VolumeId,
+        /// From where on, in bytes.
+        offset_bytes: u64,
+    },
+    /// Say what a stream of a snapshot has to say of it. The reply is [`Outcome::Snapshot`].
+    Describe {
+        /// Which snapshot.
+        snapshot: VolumeId,
+        /// What the stream starts from.
+        base: Base,
+    },
+    /// List what is being received. The reply is [`Outcome::Partials`].
+    Partials,
+    /// Make a partial volume for a snapshot to come, or go on with the one that is there. It has no name, and can be
+    /// written by its number. The reply is [`Outcome::Receiving`].
+    StartReceive {
+        /// What is to come.
+        arrival: Box<Arrival>,
+    },
+    /// Note how far a partial volume has come. Answered when that survives a power loss.
+    ReceiveProgress {
+        /// Which partial volume.
+        volume: VolumeId,
+        /// Everything before this byte has been written.
+        position_bytes: u64,
+    },
+    /// Make a snapshot of a partial volume, in one step. The reply is [`Outcome::Created`].
+    FinishReceive {
+        /// Which partial volume.
+        volume: VolumeId,
+        /// The name of the snapshot.
+        name: String,
+        /// Its size. Nothing may be mapped behind it.
+        size_bytes: u64,
     },
     /// Make a range read as zeros.
     WriteZeroes {
@@ -172,6 +212,14 @@ pub enum Outcome {
     /// What the range consists of, from its start on. At least one extent of a range that is not empty; they may end
     /// before the range does, never behind it.
     Extents(Vec<Extent>),
+    /// What differs, from the offset that was asked for on.
+    Difference(Difference),
+    /// What there is to say of a snapshot.
+    Snapshot(Box<Arrival>),
+    /// What is being received, by number.
+    Partials(Vec<Partial>),
+    /// A partial volume to write to.
+    Receiving(Partial),
     /// The numbers of what was made.
     Created(Vec<VolumeId>),
     /// How many data blocks were freed.
@@ -196,6 +244,96 @@ pub struct Extent {
     pub mapped: bool,
     /// Whether a snapshot or clone has it too, so that a write needs new space.
     pub shared: bool,
+}
+
+/// What a volume or snapshot is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing: all that is mapped differs.
+    Nothing,
+    /// Another volume or snapshot.
+    Volume(VolumeId),
+    /// What it was itself, or what it was made from, when this checkpoint was under construction. The answer may hold
+    /// more than what differs, never less.
+    Generation(Generation),
+}
+
+/// How a volume differs from a base.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Ranges of whole sectors, in order. May be empty although there are more to come.
+    pub ranges: Vec<DifferenceRange>,
+    /// From where on to ask for more; nothing if that was all.
+    pub next_bytes: Option<u64>,
+}
+
+/// Neighbouring sectors that differ in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DifferenceRange {
+    /// Where they start.
+    pub offset_bytes: u64,
+    /// How long they are.
+    pub length_bytes: u64,
+    /// They read as zeros now. Otherwise other data is stored there.
+    pub absent: bool,
+}
+
+/// What a stream starts from, in words that another pool understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum StreamBase {
+    /// From nothing.
+    Whole,
+    /// From the snapshot with this uuid.
+    Snapshot(Uuid),
+    /// From any snapshot of the same volume that was made in this checkpoint of the sender's pool.
+    Since(Generation),
+}
+
+/// Where a snapshot comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Source {
+    /// The pool that sent it.
+    pub pool: Uuid,
+    /// The number there of what it is a snapshot of.
+    pub volume: VolumeId,
+    /// The checkpoint there that was under construction when it was made.
+    pub generation: Generation,
+}
+
+/// A snapshot on its way from one pool to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its name, its uuid, which stays the same in every pool, and when it was made.
+    pub new: NewVolume,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Where it comes from.
+    pub source: Source,
+    /// What the stream starts from.
+    pub base: StreamBase,
+    /// The stream brings what differs from this byte on; what is before it has arrived already.
+    pub position_bytes: u64,
+    /// What was set on it, encoded as in its record.
+    pub properties: Bytes,
+}
+
+/// A snapshot that has arrived in part. It has no name yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// The number of the volume that it is written to.
+    pub volume: VolumeId,
+    /// The name it shall get.
+    pub name: String,
+    /// The uuid it shall get.
+    pub uuid: Uuid,
+    /// What its stream starts from.
+    pub base: StreamBase,
+    /// What is before this byte has arrived and survives a power loss.
+    pub position_bytes: u64,
+    /// How large the volume is that it is written to.
+    pub size_bytes: u64,
+    /// Whether it was there before this request.
+    pub is_resumed: bool,
 }
 
 /// What a request came to.

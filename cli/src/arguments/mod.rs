@@ -3,6 +3,7 @@
 //! Owns the words of the command line and all checks that need no pool. Read next: `commands/mod.rs`.
 
 pub mod serve;
+pub mod transfer;
 
 use crate::error::{Error, Result};
 use crate::exit::{self, Kind};
@@ -57,6 +58,15 @@ pub enum Command {
     /// Make volumes that start as snapshots.
     #[command(subcommand)]
     Clone(CloneCommand),
+    /// Write a snapshot, or what differs from another one, to standard output as a stream.
+    ///
+    /// A stream proves itself; `vellum receive` makes the same snapshot of it in another pool.
+    Send(transfer::SendArguments),
+    /// Read a stream from standard input, and make the snapshot that it brings.
+    ///
+    /// Nothing of it can be seen before all of it has arrived and is proven. What was received is a snapshot, for it is
+    /// what later streams start from; `vellum clone create` makes a volume of it.
+    Receive(transfer::ReceiveArguments),
     /// Serve all volumes and snapshots over NBD.
     Serve(serve::ServeArguments),
     /// Print the completions of a shell.
@@ -246,6 +256,8 @@ pub enum SnapshotCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Tell what differs between two snapshots or volumes: ranges that changed, and ranges that read as zeros now.
+    Diff(transfer::DiffArguments),
     /// Delete snapshots, all or none.
     Delete {
         /// Their names.

@@ -4,6 +4,7 @@
 
 mod pages;
 mod pool;
+mod transfer;
 mod volumes;
 
 use crate::arguments::{Arguments, Command};
@@ -20,6 +21,8 @@ pub fn run(arguments: Arguments, output: Output) -> Result<()> {
         Command::Volume(command) => volumes::volume(command, &arguments.directory()?, output),
         Command::Snapshot(command) => volumes::snapshot(command, &arguments.directory()?, output),
         Command::Clone(command) => volumes::clone(command, &arguments.directory()?, output),
+        Command::Send(flags) => transfer::send(flags, &arguments.directory()?, output),
+        Command::Receive(flags) => transfer::receive(flags, &arguments.directory()?, output),
         Command::Serve(flags) => serve::run(flags, &arguments.directory()?, output),
     }
 }

@@ -89,6 +89,7 @@ pub fn snapshot(command: &SnapshotCommand, directory: &PoolDirectory, output: Ou
                 output,
             )
         }
+        SnapshotCommand::Diff(arguments) => super::transfer::diff(arguments, directory, output),
         SnapshotCommand::Delete { names, defer, force } => {
             names.iter().try_for_each(|name| names::check_snapshot(name))?;
             let deletion = DeletionView { deferred: *defer, ..deletion(names, *force) };

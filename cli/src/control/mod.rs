@@ -3,8 +3,10 @@
 //! Owns the socket, private to the pool's owner, and the thread that answers on it. What is asked goes to anything that
 //! is [`Manage`]. Read next: `routes.rs`; the client is `manage/remote.rs`.
 
+pub mod channel_body;
 mod routes;
 mod socket;
+mod streams;
 
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -20,6 +22,9 @@ use tokio::sync::oneshot;
 
 /// The pool that is asked, by one request at a time.
 pub type Shared = Arc<Mutex<dyn Manage + Send>>;
+
+/// Says with a stream how much data is to come, in bytes.
+pub const DATA_BYTES_HEADER: &str = "vellum-data-bytes";
 
 /// How long requests under way may take when the server is to end.
 const FAREWELL: Duration = Duration::from_secs(2);

@@ -3,7 +3,7 @@
 //! Owns the paths under `/v1`. Every answer is one of `views.rs`; every request goes to [`Manage`] on a thread that may
 //! block.
 
-use super::Shared;
+use super::{Shared, streams};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
@@ -33,15 +33,19 @@ pub fn router(pool: Shared) -> Router {
         .route("/v1/snapshots/{name}", get(snapshot).delete(delete_snapshot).patch(change_snapshot))
         .route("/v1/clones", post(create_clone))
         .route("/v1/deletions", post(delete))
+        .route("/v1/differences", post(streams::difference))
+        .route("/v1/streams", post(streams::send))
+        .route("/v1/arrivals", get(streams::arrivals).post(streams::receive))
+        .route("/v1/arrivals/{name}", post(streams::receive_as).delete(streams::abort))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .with_state(pool)
 }
 
-type Answer<T> = std::result::Result<(StatusCode, Json<T>), Failure>;
+pub(super) type Answer<T> = std::result::Result<(StatusCode, Json<T>), Failure>;
 
 /// An error as an answer.
-struct Failure(Error);
+pub(super) struct Failure(Error);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -70,7 +74,7 @@ fn status_of(kind: Kind) -> StatusCode {
 }
 
 /// A body of JSON, whatever its content type says; what is wrong with it is told as every error is.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Failure;
@@ -91,7 +95,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 }
 
 /// A name in a path; what is wrong with it is told as every error is.
-struct Name(String);
+pub(super) struct Name(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = Failure;
@@ -105,7 +109,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 }
 
 /// Asks the pool on a thread that may block.
-async fn ask<T, F>(pool: Shared, act: F) -> Result<T>
+pub(super) async fn ask<T, F>(pool: Shared, act: F) -> Result<T>
 where
     T: Send + 'static,
     F: FnOnce(&mut dyn Manage) -> Result<T> + Send + 'static,
@@ -119,7 +123,7 @@ where
     tokio::task::spawn_blocking(task).await.map_err(failed)?
 }
 
-async fn answer<T, F>(pool: Shared, status: StatusCode, act: F) -> Answer<T>
+pub(super) async fn answer<T, F>(pool: Shared, status: StatusCode, act: F) -> Answer<T>
 where
     T: Serialize + Send + 'static,
     F: FnOnce(&mut dyn Manage) -> Result<T> + Send + 'static,

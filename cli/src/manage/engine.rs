@@ -35,6 +35,11 @@ pub trait Engine {
     /// Lets what was freed go back to the host, where nobody else sees to that.
     fn settle(&mut self) {}
 
+    /// The same engine as a pool of its own, where several can ask it at once.
+    fn fork(&self, _directory: &PoolDirectory, _uuid: Uuid) -> Option<Box<dyn Manage + Send>> {
+        None
+    }
+
     /// Closes the pool, if it is this one's to close.
     fn close(self) -> vellum_engine::error::Result<()>;
 }
@@ -128,6 +133,10 @@ impl<E: Engine> Manage for Opened<E> {
 
     fn change(&mut self, name: &str, change: &ChangeView) -> Result<ChangedView> {
         self.carry_out_change(name, change)
+    }
+
+    fn fork(&self) -> Option<Box<dyn Manage + Send>> {
+        self.engine.fork(&self.directory, self.uuid)
     }
 
     fn close(self: Box<Self>) -> Result<()> {

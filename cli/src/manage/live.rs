@@ -2,8 +2,10 @@
 //!
 //! Owns nothing: the server has the pool, and closes it.
 
+use super::Manage;
 use super::engine::{Engine, Opened};
-use vellum_engine::request::{Reply, Request};
+use crate::pool_directory::PoolDirectory;
+use vellum_engine::request::{Reply, Request, Uuid};
 use vellum_engine::units::VolumeId;
 use vellum_engine::{PoolStatus, VolumeInfo};
 use vellum_nbd_server::Handle;
@@ -30,6 +32,10 @@ impl Engine for Handle {
 
     fn status(&self) -> PoolStatus {
         Handle::status(self)
+    }
+
+    fn fork(&self, directory: &PoolDirectory, uuid: Uuid) -> Option<Box<dyn Manage + Send>> {
+        Some(Box::new(Live::new(self.clone(), directory, uuid)))
     }
 
     fn close(self) -> vellum_engine::error::Result<()> {

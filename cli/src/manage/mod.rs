@@ -8,17 +8,43 @@ pub mod engine;
 pub mod files;
 pub mod live;
 pub mod remote;
+mod transfer;
 
 use crate::error::Result;
 use crate::names;
 use crate::pool_directory::PoolDirectory;
-use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
+use crate::views::{
+    ArrivalView, AskDifferenceView, ChangeView, ChangedView, DeletedView, DeletionView, DifferenceView,
+    PoolView, SendView, VolumeView,
+};
 pub use files::Files;
 pub use live::Live;
 pub use remote::Remote;
+use std::io::{Read, Write};
+
+/// Told how much data was sent so far, and how much there is in all, in bytes.
+pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
+
+/// What goes to another pool and what comes from one, wherever this pool runs. Blocking calls.
+pub trait Transfer {
+    /// Some of what differs, from an offset on.
+    fn difference(&mut self, what: &AskDifferenceView) -> Result<DifferenceView>;
+
+    /// Writes a stream. `progress` is called before anything is written, and then now and then.
+    fn send(&mut self, what: &SendView, out: &mut dyn Write, progress: &mut Progress<'_>) -> Result<()>;
+
+    /// Reads a stream to its end, and gives the snapshot that it became.
+    fn receive(&mut self, name: Option<&str>, input: &mut (dyn Read + Send)) -> Result<VolumeView>;
+
+    /// What has arrived in part.
+    fn arrivals(&mut self) -> Result<Vec<ArrivalView>>;
+
+    /// Drops what has arrived in part of the snapshot with this uuid.
+    fn abort(&mut self, uuid: &str) -> Result<()>;
+}
 
 /// What can be asked of a pool, wherever it runs. Blocking calls.
-pub trait Manage {
+pub trait Manage: Transfer {
     /// The state of the pool.
     fn status(&mut self) -> Result<PoolView>;
 
@@ -50,6 +76,11 @@ pub trait Manage {
 
     /// Changes a volume or snapshot, and shows what it is then.
     fn change(&mut self, name: &str, change: &ChangeView) -> Result<ChangedView>;
+
+    /// Another way to the same pool, for something that takes long. None where there is only one.
+    fn fork(&self) -> Option<Box<dyn Manage + Send>> {
+        None
+    }
 
     /// Ends. Whoever has the pool open closes it.
     fn close(self: Box<Self>) -> Result<()> {

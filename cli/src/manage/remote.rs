@@ -2,14 +2,16 @@
 //!
 //! Owns the client's half of `control/`. One connection a request; errors come back as the server meant them.
 
-use super::Manage;
-use crate::control::encode_name;
+use super::{Manage, Progress, Transfer};
+use crate::control::channel_body::{ChannelBody, Pieces, channel_body};
+use crate::control::{DATA_BYTES_HEADER, encode_name};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::names;
 use crate::views::{
-    ChangeView, ChangedView, DeletedView, DeletionView, ErrorView, ExtensionView, NamesView, NewCloneView,
-    NewVolumeView, PoolView, SnapshotsView, VolumeView, VolumesView,
+    AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, ChangeView, ChangedView, DeletedView,
+    DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView, NewCloneView, NewVolumeView, PoolView,
+    SendView, SnapshotsView, VolumeView, VolumesView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -17,13 +19,15 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io::ErrorKind as Cause;
+use std::io::{ErrorKind as Cause, Read, Write};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 /// Of `sockaddr_un`: no server can listen on a longer path.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// What is read of a stream at once, in bytes.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// A server that has answered once.
 pub struct Remote {
@@ -106,6 +110,136 @@ async fn send(
     let bytes = response.into_body().collect().await?.to_bytes();
     connection.abort();
     Ok((status, bytes))
+}
+
+impl Remote {
+    /// The error that an answer without success is.
+    fn refusal(&self, status: StatusCode, bytes: &[u8]) -> Error {
+        match serde_json::from_slice::<ErrorView>(bytes) {
+            Ok(view) => view.into(),
+            Err(_) => self.broken(&format!("HTTP status {status} without a reason")),
+        }
+    }
+
+    async fn download(
+        &self,
+        what: &SendView,
+        out: &mut dyn Write,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
+        let body = serde_json::to_vec(what).map_err(|cause| self.broken(&cause))?;
+        let request = request(Method::POST, "/v1/streams", Full::new(Bytes::from(body)));
+        let request = request.map_err(|cause| self.broken(&cause))?;
+        let (response, _connection) =
+            open(&self.socket, request).await.map_err(|cause| self.broken(&cause))?;
+        let status = response.status();
+        let total =
+            response.headers().get(DATA_BYTES_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let (mut body, total) = (response.into_body(), total.unwrap_or(0));
+        if !status.is_success() {
+            let bytes = body.collect().await.map_err(|cause| self.broken(&cause))?.to_bytes();
+            return Err(self.refusal(status, &bytes));
+        }
+        let mut done = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|cause| {
+                Error::new(Kind::Io, format!("the server broke the stream off: {cause}"))
+                    .hint("see what the server logged; what was received goes on with `--resume`")
+            })?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            done += bytes.len() as u64;
+            progress(done.min(total), total);
+            out.write_all(&bytes).map_err(|cause| Error::io("cannot write the stream", &cause))?;
+        }
+        out.flush().map_err(|cause| Error::io("cannot write the stream", &cause))
+    }
+
+    async fn upload(&self, path: &str, body: ChannelBody) -> Result<VolumeView> {
+        let request = request(Method::POST, path, body).map_err(|cause| self.broken(&cause))?;
+        let (response, _connection) =
+            open(&self.socket, request).await.map_err(|cause| self.broken(&cause))?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.map_err(|cause| self.broken(&cause))?.to_bytes();
+        if !status.is_success() {
+            return Err(self.refusal(status, &bytes));
+        }
+        serde_json::from_slice(&bytes).map_err(|cause| self.broken(&cause))
+    }
+}
+
+fn request<B>(method: Method, path: &str, body: B) -> hyper::http::Result<Request<B>> {
+    Request::builder().method(method).uri(path).header("host", "localhost").body(body)
+}
+
+/// Ends the connection when nobody reads from it any more.
+struct Connection(tokio::task::JoinHandle<hyper::Result<()>>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends a request, and gives the answer as soon as it begins.
+async fn open<B>(
+    socket: &Path,
+    request: Request<B>,
+) -> std::result::Result<(hyper::Response<hyper::body::Incoming>, Connection), AnyError>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<AnyError>> + Send + 'static,
+{
+    let stream = TokioIo::new(UnixStream::connect(socket).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    let connection = Connection(tokio::spawn(connection));
+    Ok((sender.send_request(request).await?, connection))
+}
+
+/// Reads the input piece by piece, as long as somebody wants it.
+fn pump(input: &mut (dyn Read + Send), pieces: &Pieces) {
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let read = match input.read(&mut piece) {
+            Ok(0) => return,
+            Ok(length) => Ok(Bytes::copy_from_slice(&piece[..length])),
+            Err(cause) if cause.kind() == Cause::Interrupted => continue,
+            Err(cause) => Err(cause),
+        };
+        let failed = read.is_err();
+        if pieces.blocking_send(read).is_err() || failed {
+            return;
+        }
+    }
+}
+
+impl Transfer for Remote {
+    fn difference(&mut self, what: &AskDifferenceView) -> Result<DifferenceView> {
+        self.post("/v1/differences", what)
+    }
+
+    fn send(&mut self, what: &SendView, out: &mut dyn Write, progress: &mut Progress<'_>) -> Result<()> {
+        self.runtime.block_on(self.download(what, out, progress))
+    }
+
+    fn receive(&mut self, name: Option<&str>, input: &mut (dyn Read + Send)) -> Result<VolumeView> {
+        let path =
+            name.map_or("/v1/arrivals".to_owned(), |name| format!("/v1/arrivals/{}", encode_name(name)));
+        let (pieces, body) = channel_body();
+        std::thread::scope(|scope| {
+            scope.spawn(move || pump(input, &pieces));
+            self.runtime.block_on(self.upload(&path, body))
+        })
+    }
+
+    fn arrivals(&mut self) -> Result<Vec<ArrivalView>> {
+        let ArrivalsView { arrivals } = self.get("/v1/arrivals")?;
+        Ok(arrivals)
+    }
+
+    fn abort(&mut self, uuid: &str) -> Result<()> {
+        let path = format!("/v1/arrivals/{}", encode_name(uuid));
+        let _: AbortedView = self.exchange(Method::DELETE, &path, Bytes::new())?;
+        Ok(())
+    }
 }
 
 impl Manage for Remote {

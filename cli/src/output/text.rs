@@ -5,8 +5,8 @@
 use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
-    ChangedView, CheckView, DeletedView, FindingView, InspectView, MetadataState, PoolView, ServeView,
-    VolumeView,
+    ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
+    MetadataState, PoolView, ServeView, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -113,6 +113,7 @@ pub fn volume(view: &VolumeView) -> String {
         ("mapped", part(view.mapped_bytes, view.size_bytes)),
         ("created", time(view.created_unix_s)),
         ("holds", holds(view, "none", view.holds.join(", "))),
+        ("generation", view.generation.to_string()),
     ])
 }
 
@@ -132,6 +133,45 @@ pub fn deleted(view: &DeletedView) -> String {
     let deleted = view.deleted.iter().map(|name| format!("deleted '{name}'"));
     let deferred = view.deferred.iter().map(|name| format!("'{name}' is held, and goes with its last hold"));
     deleted.chain(deferred).collect::<Vec<_>>().join("\n")
+}
+
+/// What has arrived.
+pub fn received(volume: &VolumeView) -> String {
+    format!("received snapshot '{}' of {}", volume.name, size(volume.size_bytes))
+}
+
+/// What has arrived in part, one a line: all that is to be told, or the tokens alone.
+pub fn arrivals(arrivals: &[ArrivalView], tokens_alone: bool) -> String {
+    if tokens_alone {
+        return arrivals.iter().map(|arrival| arrival.token.clone()).collect::<Vec<_>>().join("\n");
+    }
+    if arrivals.is_empty() {
+        return String::new();
+    }
+    let columns =
+        [("NAME", Align::Left), ("ARRIVED", Align::Right), ("SIZE", Align::Right), ("TOKEN", Align::Left)];
+    let row = |arrival: &ArrivalView| {
+        [arrival.name.clone(), size(arrival.position_bytes), size(arrival.size_bytes), arrival.token.clone()]
+    };
+    table(columns, &arrivals.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What was dropped, one a line.
+pub fn aborted(uuids: &[String]) -> String {
+    uuids.iter().map(|uuid| format!("dropped what had arrived of {uuid}")).collect::<Vec<_>>().join("\n")
+}
+
+/// What differs, one range a line: kind, offset and length in bytes.
+pub fn difference(view: &DifferenceView) -> String {
+    let columns = [("", Align::Left), ("OFFSET", Align::Right), ("BYTES", Align::Right)];
+    let row = |range: &crate::views::RangeView| {
+        let kind = if range.absent { "absent" } else { "changed" };
+        [kind.to_owned(), range.offset_bytes.to_string(), range.length_bytes.to_string()]
+    };
+    match &view.ranges[..] {
+        [] => String::new(),
+        ranges => table(columns, &ranges.iter().map(row).collect::<Vec<_>>()),
+    }
 }
 
 /// What a check found.

@@ -104,6 +104,7 @@ mod tests {
             size_bytes: 4096,
             mapped_bytes: 0,
             created_unix_s: 0,
+            generation: 0,
             holds: Vec::new(),
             deletion_deferred: false,
         }

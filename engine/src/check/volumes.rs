@@ -23,8 +23,7 @@ pub(super) fn check_volumes(
         for problem in problems_of(record, next_volume) {
             notes.add(Error::damaged(problem).at(Place::Volume(record.id)));
         }
-        let has_name = record.state == VolumeState::Active && record.kind != VolumeKind::Hidden;
-        if has_name && !names.insert(record.name.as_str()) {
+        if record.has_name() && !names.insert(record.name.as_str()) {
             let message = format!("the name '{}' is taken by another volume", record.name);
             notes.add(Error::damaged(message).at(Place::Volume(record.id)));
         }
@@ -49,7 +48,7 @@ fn problems_of(record: &VolumeRecord, next_volume: VolumeId) -> Vec<String> {
     if record.origin.is_some_and(|origin| origin >= record.id) {
         problems.push("its origin is younger than itself".to_owned());
     }
-    if record.kind == VolumeKind::Snapshot && record.origin.is_none() {
+    if record.kind == VolumeKind::Snapshot && record.origin.is_none() && record.received.is_none() {
         problems.push("a snapshot of nothing".to_owned());
     }
     if !record.size_bytes.is_multiple_of(SECTOR_BYTES) {

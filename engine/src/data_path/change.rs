@@ -65,7 +65,7 @@ impl Core {
             return Err(Error::invalid(format!("one request deletes 1 to {CUTS_MAX} volumes")));
         }
         for (index, volume) in volumes.iter().enumerate() {
-            let record = self.born(*volume)?;
+            let record = self.partial(*volume).or_else(|_| self.born(*volume))?;
             if volumes[..index].contains(volume) {
                 return Err(Error::invalid("a volume is named twice").at(Place::Volume(*volume)));
             }

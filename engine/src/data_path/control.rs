@@ -17,7 +17,7 @@ use crate::storage::Ticket;
 use crate::units::{BLOCK_BYTES, Generation, SECTOR_BYTES, VirtualBlock, VolumeId};
 
 /// The largest volume, in bytes.
-const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
+pub(super) const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
 /// Volumes that one cut freezes at most; its delta has to fit into one record.
 pub(super) const CUTS_MAX: usize = 64;
 
@@ -67,11 +67,13 @@ impl Core {
     fn control_applied(&mut self, key: Key, needed: Room, delta: Delta, made: Vec<VolumeId>) {
         self.settle(Room { log_pages: 0, ..needed });
         self.unborn.extend(&made);
-        if matches!(delta, Delta::Snapshot { .. }) {
+        if matches!(delta, Delta::Snapshot { .. } | Delta::Arrive { .. }) {
             self.await_writes_before_cut(key);
         }
         let deleted = self.deleted_by(&delta);
-        if !made.is_empty() {
+        if let Some(partial) = made.first().and_then(|made| self.partial_info(*made)) {
+            self.set_outcome(key, Outcome::Receiving(partial));
+        } else if !made.is_empty() {
             self.set_outcome(key, Outcome::Created(made.clone()));
         }
         if canary::broken(Canary::SnapshotBeforeDurable) && matches!(delta, Delta::Snapshot { .. }) {
@@ -114,6 +116,13 @@ impl Core {
             Request::CreateVolume { new, size_bytes } => self.delta_for_create(new, *size_bytes),
             Request::Snapshot { cuts } => self.delta_for_snapshot(cuts),
             Request::Clone { snapshot, new } => self.delta_for_clone(*snapshot, new),
+            Request::StartReceive { arrival } => self.delta_for_start_receive(arrival),
+            Request::ReceiveProgress { volume, position_bytes } => {
+                self.delta_for_progress(*volume, *position_bytes)
+            }
+            Request::FinishReceive { volume, name, size_bytes } => {
+                self.delta_for_finish(*volume, name, *size_bytes)
+            }
             other => Ok((self.delta_for_change(other)?, Vec::new())),
         }
     }
@@ -123,7 +132,13 @@ impl Core {
         if self.unborn.contains(&volume) {
             return Err(Error::new(ErrorKind::Busy, "it is still being made").at(Place::Volume(volume)));
         }
-        self.metadata.volumes.active(volume)
+        let record = self.metadata.volumes.active(volume)?;
+        if record.kind == VolumeKind::Partial {
+            return Err(
+                Error::new(ErrorKind::NotFound, "it has arrived in part only").at(Place::Volume(volume))
+            );
+        }
+        Ok(record)
     }
 
     fn delta_for_create(&self, new: &NewVolume, size_bytes: u64) -> Result<(Delta, Vec<VolumeId>)> {
@@ -133,7 +148,7 @@ impl Core {
         Ok((Delta::Create { record }, vec![id]))
     }
 
-    fn new_record(&self, id: VolumeId, kind: VolumeKind, new: &NewVolume) -> Result<VolumeRecord> {
+    pub(super) fn new_record(&self, id: VolumeId, kind: VolumeKind, new: &NewVolume) -> Result<VolumeRecord> {
         check_name(kind, &new.name)?;
         if self.metadata.volumes.find(&new.name).is_some() {
             return Err(name_is_taken(&new.name));
@@ -154,6 +169,7 @@ impl Core {
             key_slot: 0,
             in_place_since: Generation(0),
             deletion_deferred: false,
+            received: None,
             unknown_tail: Vec::new(),
         })
     }

@@ -14,6 +14,7 @@ impl Core {
         match task {
             Task::Read(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extents(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Difference(task) => self.part_done(task.key, Err(error.clone())),
             Task::Write(task) => self.write_done(task, Err(error.clone())),
             Task::Publish(job) => self.fail_job(job, error),
             Task::Clear(task) => self.part_done(task.key, Err(error.clone())),
@@ -71,7 +72,9 @@ impl Core {
         self.fail_walks(&mut tasks);
         for task in tasks {
             match task {
-                reading @ (Task::Read(_) | Task::Extents(_)) => self.ready.push_back(reading),
+                reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_)) => {
+                    self.ready.push_back(reading)
+                }
                 other => self.fail_task(other, error),
             }
         }

@@ -16,8 +16,9 @@
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
-//! `collapse.rs` and `collapse_walks.rs`. In the background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file),
-//! `write_ahead.rs` (free blocks written before they are needed). A pool is made larger by `extend.rs`.
+//! `collapse.rs` and `collapse_walks.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
+//! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
+//! written before they are needed). A pool is made larger by `extend.rs`.
 //! `opening.rs` makes a core from two disks.
 
 mod change;
@@ -26,6 +27,7 @@ mod collapse;
 mod collapse_walks;
 mod commit;
 mod control;
+mod difference;
 mod extend;
 mod extents;
 mod fail;
@@ -35,6 +37,7 @@ mod locks;
 mod opening;
 mod operations;
 mod read;
+mod receive;
 mod reclaim;
 mod room;
 mod shrink;
@@ -89,6 +92,8 @@ pub enum Task {
     Read(read::ReadTask),
     /// Say what a range consists of.
     Extents(extents::ExtentsTask),
+    /// Say how a volume differs from a base.
+    Difference(difference::DifferenceTask),
     /// Write into one block.
     Write(write::WriteTask),
     /// Publish what a job has written.

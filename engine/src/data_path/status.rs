@@ -6,7 +6,7 @@ use super::{CollapseStatus, Core, SpaceCounts};
 use crate::error::Error;
 use crate::format::{VolumeKind, VolumeRecord, VolumeState};
 use crate::request::Uuid;
-use crate::units::{Sequence, VolumeId};
+use crate::units::{Generation, Sequence, VolumeId};
 
 /// A volume or snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub struct VolumeInfo {
     pub mapped_blocks: u64,
     /// When it was made, in seconds since 1970.
     pub created_unix_s: u64,
+    /// The checkpoint that was under construction when it was made: what changed in its volume since can be asked for
+    /// by this number, also when it is gone.
+    pub generation: Generation,
     /// What keeps it from being deleted.
     pub holds: Vec<String>,
     /// It goes when the last hold is released.
@@ -80,9 +83,7 @@ impl Core {
     /// All volumes and snapshots, by number.
     pub fn volumes(&self) -> Vec<VolumeInfo> {
         let visible = |id: &VolumeId| !self.unborn.contains(id);
-        let active = self.metadata.volumes.iter().filter(|record| {
-            record.state == VolumeState::Active && record.kind != VolumeKind::Hidden && visible(&record.id)
-        });
+        let active = self.metadata.volumes.iter().filter(|record| record.has_name() && visible(&record.id));
         active.map(info).collect()
     }
 
@@ -138,6 +139,7 @@ fn info(record: &VolumeRecord) -> VolumeInfo {
         size_bytes: record.size_bytes,
         mapped_blocks: record.root.map_or(0, |(_, pointer)| pointer.mapped),
         created_unix_s: record.created_unix_s,
+        generation: record.generation_of_birth,
         holds: record.holds.clone(),
         deletion_deferred: record.deletion_deferred,
     }

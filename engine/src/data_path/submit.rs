@@ -42,6 +42,14 @@ impl Core {
                 self.start_part(key, Task::Extents(task));
                 Ok(())
             }
+            Request::Difference { base, volume, offset_bytes } => {
+                self.start_difference(key, base, volume, offset_bytes)
+            }
+            Request::Describe { snapshot, base } => self.describe(key, snapshot, base),
+            Request::Partials => {
+                self.set_outcome(key, Outcome::Partials(self.partials()));
+                Ok(())
+            }
             Request::Flush => self.start_flush(key),
             other => {
                 self.check_healthy()?;
@@ -75,6 +83,7 @@ impl Core {
                 let (first, end) = whole_sectors(offset_bytes, length_bytes);
                 self.start_clears(key, volume, first, end);
             }
+            Request::StartReceive { arrival } => return self.start_receive(key, arrival),
             Request::Collapse { volume } => {
                 self.check_writable(volume, 0, 0)?;
                 self.start_collapse_request(key, volume);
@@ -164,7 +173,12 @@ impl Core {
         }
     }
 
-    fn check_range(&self, volume: VolumeId, offset_bytes: u64, length_bytes: u64) -> Result<VolumeKind> {
+    pub(super) fn check_range(
+        &self,
+        volume: VolumeId,
+        offset_bytes: u64,
+        length_bytes: u64,
+    ) -> Result<VolumeKind> {
         let record = self.metadata.volumes.active(volume)?;
         if self.unborn.contains(&volume) {
             return Err(Error::new(ErrorKind::NotFound, "it is still being made").at(Place::Volume(volume)));
@@ -175,7 +189,7 @@ impl Core {
 
     fn check_writable(&self, volume: VolumeId, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         match self.check_range(volume, offset_bytes, length_bytes)? {
-            VolumeKind::Volume => Ok(()),
+            VolumeKind::Volume | VolumeKind::Partial => Ok(()),
             _ => Err(Error::invalid("a snapshot is read-only; clone it to write").at(Place::Volume(volume))),
         }
     }
@@ -227,10 +241,12 @@ impl Core {
 
     pub(super) fn answer(&mut self, key: Key) {
         let Some(request) = self.requests.remove(&key) else { return };
-        if let (Outcome::Created(made), None) = (&request.outcome, &request.error) {
-            made.iter().for_each(|volume| {
+        match (&request.outcome, &request.error) {
+            (Outcome::Created(made), None) => made.iter().for_each(|volume| {
                 self.unborn.remove(volume);
-            });
+            }),
+            (Outcome::Receiving(partial), None) => drop(self.unborn.remove(&partial.volume)),
+            _ => {}
         }
         let reply = match request.error {
             Some(error) => Err(error),

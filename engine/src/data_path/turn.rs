@@ -39,6 +39,7 @@ impl Core {
             match (task, &self.failure) {
                 (Task::Read(task), _) => self.read(task),
                 (Task::Extents(task), _) => self.extents(task),
+                (Task::Difference(task), _) => self.difference(task),
                 (other, Some(_)) => self.refuse_task(other),
                 (Task::Write(task), None) => self.write(task),
                 (Task::Publish(job), None) => self.publish(job),

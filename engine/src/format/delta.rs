@@ -4,9 +4,9 @@
 
 use super::codec::{Reader, U48_LIMIT, from_body, to_body};
 use super::mapping::DATA_BLOCK_LIMIT;
-use super::volume_record::{Properties, VolumeRecord, check_text};
+use super::volume_record::{Properties, VolumeKind, VolumeRecord, check_name, check_text};
 use crate::error::{Error, ErrorKind, Result};
-use crate::units::{DataBlock, SectorMask, VirtualBlock, VolumeId};
+use crate::units::{DataBlock, Generation, SectorMask, VirtualBlock, VolumeId};
 
 // offset  size  field
 //      0     2  kind
@@ -26,6 +26,8 @@ const DELETE: u16 = 7;
 const FORGET: u16 = 8;
 // 9 and 10 are reserved, see `docs/format.md`.
 const ROLLBACK: u16 = 11;
+const RECEIVE: u16 = 12;
+const ARRIVE: u16 = 13;
 
 /// One change of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +108,24 @@ pub enum Delta {
         /// The new number under which what it had is deleted.
         old: VolumeId,
     },
+    /// A partial volume has come so far.
+    Receive {
+        /// Which partial volume.
+        volume: VolumeId,
+        /// Everything before this byte has arrived.
+        position_bytes: u64,
+    },
+    /// A partial volume is whole: it is a snapshot from now on.
+    Arrive {
+        /// Which partial volume.
+        volume: VolumeId,
+        /// The snapshot's name.
+        name: String,
+        /// Its size in bytes.
+        size_bytes: u64,
+        /// The checkpoint under construction.
+        generation: Generation,
+    },
 }
 
 impl Delta {
@@ -116,6 +136,7 @@ impl Delta {
             Self::Create { record } => record.check()?,
             Self::Snapshot { cuts } => cuts.iter().try_for_each(|(_, record)| record.check())?,
             Self::Update { name, .. } => check_text(name)?,
+            Self::Arrive { name, .. } => check_name(VolumeKind::Snapshot, name)?,
             _ => {}
         }
         if self.encoded_bytes() > DELTA_BYTES_MAX {
@@ -139,6 +160,8 @@ impl Delta {
             Self::Delete { volumes } => 8 + 8 * volumes.len(),
             Self::Forget { .. } => 8,
             Self::Rollback { .. } => 24,
+            Self::Receive { .. } => 16,
+            Self::Arrive { name, .. } => 32 + name.len(),
         };
         HEADER_BYTES + body_bytes
     }
@@ -173,6 +196,8 @@ impl Delta {
             Self::Delete { .. } => DELETE,
             Self::Forget { .. } => FORGET,
             Self::Rollback { .. } => ROLLBACK,
+            Self::Receive { .. } => RECEIVE,
+            Self::Arrive { .. } => ARRIVE,
         }
     }
 
@@ -197,6 +222,10 @@ impl Delta {
             Self::Delete { volumes } => to_body(volumes),
             Self::Forget { volume } => to_body(volume),
             Self::Rollback { volume, snapshot, old } => to_body(&(volume, snapshot, old)),
+            Self::Receive { volume, position_bytes } => to_body(&(volume, position_bytes)),
+            Self::Arrive { volume, name, size_bytes, generation } => {
+                to_body(&(volume, name, size_bytes, generation))
+            }
         }
     }
 
@@ -229,6 +258,14 @@ impl Delta {
             ROLLBACK => {
                 let (volume, snapshot, old) = exact(body)?;
                 Self::Rollback { volume, snapshot, old }
+            }
+            RECEIVE => {
+                let (volume, position_bytes) = exact(body)?;
+                Self::Receive { volume, position_bytes }
+            }
+            ARRIVE => {
+                let (volume, name, size_bytes, generation) = exact(body)?;
+                Self::Arrive { volume, name, size_bytes, generation }
             }
             _ => return Err(Error::new(ErrorKind::Unsupported, format!("delta of unknown kind {kind}"))),
         })
@@ -299,6 +336,8 @@ mod tests {
             Delta::Delete { volumes: vec![VolumeId(5), VolumeId(6)] },
             Delta::Forget { volume },
             Delta::Rollback { volume, snapshot: VolumeId(5), old: VolumeId(9) },
+            Delta::Receive { volume, position_bytes: 1 << 26 },
+            Delta::Arrive { volume, name: "disk@b".into(), size_bytes: 1 << 30, generation: Generation(9) },
         ]
     }
 
@@ -328,7 +367,7 @@ mod tests {
         golden::assert_golden(
             &whole,
             "01001e00030000000000000004030201000000000807060500000000f000efbeadde",
-            0x93c8_c13e_3e80_594f,
+            0x5234_eb18_7509_7fe0,
         );
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Owns the samples that the golden bytes of version 1 were taken from. They never change.
 
-use super::{Pointer, Properties, VolumeKind, VolumeRecord, VolumeState};
-use crate::request::Uuid;
+use super::{Pointer, Properties, Received, VolumeKind, VolumeRecord, VolumeState};
+use crate::request::{Source, StreamBase, Uuid};
 use crate::units::{Generation, PageNumber, VolumeId};
 
 pub const POOL: Uuid =
@@ -45,6 +45,11 @@ pub fn snapshot_record(id: u64) -> VolumeRecord {
         key_slot: 0,
         in_place_since: Generation(5),
         deletion_deferred: true,
+        received: Some(Box::new(Received {
+            source: Source { pool: OTHER_POOL, volume: VolumeId(9), generation: Generation(4) },
+            base: StreamBase::Snapshot([0xd6; 16]),
+            position_bytes: 1 << 30,
+        })),
         unknown_tail: Vec::new(),
     }
 }

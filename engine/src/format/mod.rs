@@ -12,6 +12,7 @@
 //! | `inner_page.rs`, `map_leaf.rs`, `volume_leaf.rs`, `count_leaf.rs`, `overflow_leaf.rs` | what pages hold |
 //! | `mapping.rs`, `map_leaf_bytes.rs`, `volume_record.rs` | what leaves hold |
 //! | `log_head.rs`, `log_record.rs`, `delta.rs` | the log |
+//! | `stream.rs` | a snapshot on its way to another pool |
 //! | `codec.rs`, `checksum.rs` | numbers and checksums |
 //!
 //! # Adding to the format
@@ -38,6 +39,9 @@ mod mapping;
 mod overflow_leaf;
 mod page;
 mod root_slot;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
 mod superblock;
 mod volume_leaf;
 mod volume_record;
@@ -56,10 +60,13 @@ pub use page::{
     BODY_BYTES, HEADER_BYTES, Inspected, POINTER_BYTES, PageHeader, PageKind, Pointer, inspect, open, seal,
 };
 pub use root_slot::{Extent, RootSlot};
+pub use stream::{
+    CHUNK_BYTES_MAX, Chunk, STREAM_VERSION, StreamDecoder, StreamEncoder, StreamHeader, StreamTotals,
+};
 pub use superblock::{KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY_COMPATIBLE, Superblock};
 pub use volume_leaf::{decode_volume_leaf, encode_volume_leaf};
 pub use volume_record::{
-    NAME_BYTES_MAX, Properties, RECORD_BYTES_MAX, VolumeKind, VolumeRecord, VolumeState, check_name,
+    NAME_BYTES_MAX, Properties, RECORD_BYTES_MAX, Received, VolumeKind, VolumeRecord, VolumeState, check_name,
 };
 
 use crate::units::{Generation, PageNumber};

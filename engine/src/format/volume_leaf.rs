@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = encode_volume_leaf(&[snapshot_record(4), snapshot_record(9)]).unwrap();
-        golden::assert_golden(&bytes, "0100ce000400000000000000", 0x0b25_3fda_4a69_55cf);
+        golden::assert_golden(&bytes, "01000b010400000000000000", 0x3600_a543_9fb5_8509);
     }
 
     #[test]

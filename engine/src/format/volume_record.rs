@@ -5,7 +5,7 @@
 use super::codec::{Reader, U48_LIMIT, from_body, to_body};
 use super::page::Pointer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::request::Uuid;
+use crate::request::{Source, StreamBase, Uuid};
 use crate::units::{Generation, VolumeId};
 
 // offset  size  field
@@ -28,6 +28,8 @@ pub enum VolumeKind {
     Volume,
     /// Can only be read.
     Snapshot,
+    /// A snapshot that has arrived in part: written by whoever receives it, not there for anybody else.
+    Partial,
 }
 
 /// Where a volume is in its life.
@@ -52,6 +54,17 @@ pub struct Properties {
     pub policy: u8,
     /// Whatever the user wants to remember.
     pub labels: Vec<(String, String)>,
+}
+
+/// Where a received snapshot came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Received {
+    /// The pool, volume and checkpoint that it was made in.
+    pub source: Source,
+    /// What its stream started from.
+    pub base: StreamBase,
+    /// While it is partial: everything before this byte has arrived.
+    pub position_bytes: u64,
 }
 
 /// A volume or snapshot.
@@ -83,16 +96,28 @@ pub struct VolumeRecord {
     pub properties: Properties,
     /// Which key its data is encrypted with; 0 for none.
     pub key_slot: u32,
-    /// Since this checkpoint was under construction, blocks that an older snapshot had may have been overwritten in place:
-    /// what changed since an older one cannot be told by the generations of pages. 0 for never.
+    /// What changed since this checkpoint or an older one cannot be told by the generations of pages: blocks that a
+    /// deleted snapshot had may have been overwritten in place since, or the volume began as another one. 0 for never.
     pub in_place_since: Generation,
     /// It is deleted when the last of its holds is released.
     pub deletion_deferred: bool,
+    /// Where it came from if another pool sent it.
+    pub received: Option<Box<Received>>,
     /// What a newer program wrote behind the fields above. Kept.
     pub unknown_tail: Vec<u8>,
 }
 
 impl VolumeRecord {
+    /// Whether its name leads to it.
+    pub fn has_name(&self) -> bool {
+        self.state == VolumeState::Active && matches!(self.kind, VolumeKind::Volume | VolumeKind::Snapshot)
+    }
+
+    /// Whether it can be written.
+    pub fn is_writable(&self) -> bool {
+        self.state == VolumeState::Active && matches!(self.kind, VolumeKind::Volume | VolumeKind::Partial)
+    }
+
     /// Whether the record can be stored: `Invalid` for a bad name, `Limit` when it is longer than
     /// [`RECORD_BYTES_MAX`].
     pub fn check(&self) -> Result<()> {
@@ -158,7 +183,7 @@ impl VolumeRecord {
             &self.holds,
             &self.properties,
             self.key_slot,
-            (self.in_place_since, self.deletion_deferred),
+            (self.in_place_since, self.deletion_deferred, &self.received),
         ));
         body.extend_from_slice(&self.unknown_tail);
         body
@@ -180,7 +205,7 @@ impl VolumeRecord {
             holds,
             properties,
             key_slot,
-            (in_place_since, deletion_deferred),
+            (in_place_since, deletion_deferred, received),
         ) = fields;
         Ok(Self {
             id,
@@ -198,6 +223,7 @@ impl VolumeRecord {
             key_slot,
             in_place_since,
             deletion_deferred,
+            received,
             unknown_tail: body.get(used..).unwrap_or_default().to_vec(),
         })
     }
@@ -211,8 +237,10 @@ pub fn check_name(kind: VolumeKind, name: &str) -> Result<()> {
     check_text(name)?;
     let parts: Vec<&str> = name.split('@').collect();
     match (kind, parts.len()) {
-        (VolumeKind::Snapshot, 2) | (VolumeKind::Volume | VolumeKind::Hidden, 1) => {}
-        (VolumeKind::Snapshot, _) => return Err(Error::invalid("a snapshot's name is volume@snapshot")),
+        (VolumeKind::Snapshot | VolumeKind::Partial, 2) | (VolumeKind::Volume | VolumeKind::Hidden, 1) => {}
+        (VolumeKind::Snapshot | VolumeKind::Partial, _) => {
+            return Err(Error::invalid("a snapshot's name is volume@snapshot"));
+        }
         _ => return Err(Error::invalid("only the name of a snapshot has an @")),
     }
     if parts.iter().flat_map(|part| part.split('/')).any(str::is_empty) {
@@ -257,9 +285,9 @@ mod tests {
     fn golden_bytes() {
         golden::assert_golden(
             &snapshot_record(7).encode().unwrap(),
-            "0100ce000700000000000000c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c50c0000000000000067726f75\
+            "01000b010700000000000000c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c50c0000000000000067726f75\
              702f6469736b4037",
-            0xe130_abb7_f62e_2603,
+            0x3b76_b2e4_059d_ede4,
         );
     }
 

@@ -152,6 +152,12 @@ fn delta(found: &Delta) -> String {
         Delta::Rollback { volume, snapshot, old } => {
             format!("roll volume {volume} back to {snapshot}, delete what it had as {old}")
         }
+        Delta::Receive { volume, position_bytes } => {
+            format!("volume {volume} has arrived up to {position_bytes}")
+        }
+        Delta::Arrive { volume, name, size_bytes, .. } => {
+            format!("volume {volume} has arrived as '{name}', {size_bytes} bytes")
+        }
     }
 }
 

@@ -136,6 +136,7 @@ fn log_volume(log: &Extent, created_unix_s: u64) -> VolumeRecord {
         key_slot: 0,
         in_place_since: Generation(0),
         deletion_deferred: false,
+        received: None,
         unknown_tail: Vec::new(),
     }
 }

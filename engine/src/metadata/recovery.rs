@@ -14,6 +14,12 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{self, Delta, LogHead, LogRecord, RecordHeader, RootSlot, Superblock};
 use crate::units::{DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES, SectorMask, Sequence};
 
+/// How far ahead of the newest slot that was found the pages of recovery are numbered. While slot `g` was the newest
+/// durable one, changes were made for `g + 1`, and for `g + 2` once that was frozen; records of volumes say so. If slot
+/// `g + 1` is lost or cannot be read, both are one more. What recovery builds has to be newer than all of these, and odd
+/// numbers keep the slots in turn.
+const UNUSED_AHEAD: u64 = 5;
+
 /// The present state of a pool, found without writing anything.
 pub struct Recovered {
     /// The state after the last delta that counts.
@@ -62,7 +68,7 @@ pub fn recover(files: &mut Files<'_>) -> Result<Recovered> {
     let (generation, reached) =
         newest.as_ref().map_or_else(|_| Default::default(), |slot| (slot.generation, slot.sequence));
     let first = newest.and_then(|slot| {
-        let building = Generation(slot.generation.0 + 1);
+        let building = Generation(slot.generation.0 + UNUSED_AHEAD);
         recover_from(files, &superblock, slot, other.as_ref().ok(), building)
     });
     match (first, other) {
@@ -86,7 +92,7 @@ fn fall_back(
     newest: Generation,
     cause: Error,
 ) -> Result<Recovered> {
-    let mut copy = Generation(newest.max(slot.generation).0 + 1);
+    let mut copy = Generation(newest.max(slot.generation).0 + UNUSED_AHEAD - 1);
     if copy.0 % 2 == slot.generation.0 % 2 {
         // The good slot keeps its place until its copy stands in the bad one's.
         copy.0 += 1;

@@ -28,7 +28,7 @@ impl VolumeTable {
         self.records.get(&volume)
     }
 
-    /// The record of `volume` if it is there for users.
+    /// The record of `volume` if it is there for users, or for whoever receives it.
     pub fn active(&self, volume: VolumeId) -> Result<&VolumeRecord> {
         self.records
             .get(&volume)
@@ -51,7 +51,7 @@ impl VolumeTable {
         if self.records.contains_key(&record.id) {
             return Err(Error::damaged("two volumes have one number").at(Place::Volume(record.id)));
         }
-        if record.state == VolumeState::Active && record.kind != VolumeKind::Hidden {
+        if record.has_name() {
             self.claim_name(&record.name, record.id)?;
         }
         self.dirty.insert(record.id);
@@ -115,10 +115,25 @@ impl VolumeTable {
 
     /// Makes `volume` invisible; its mappings are taken down by slices.
     fn mark_deleting(&mut self, volume: VolumeId) -> Result<()> {
-        let name = self.active(volume)?.name.clone();
-        self.names.remove(&name);
+        let record = self.active(volume)?;
+        if record.has_name() {
+            let name = record.name.clone();
+            self.names.remove(&name);
+        }
         self.change(volume)?.state = VolumeState::Deleting;
         Ok(())
+    }
+
+    /// Makes a snapshot of a partial volume.
+    pub fn arrive(&mut self, volume: VolumeId, name: &str) -> Result<&mut VolumeRecord> {
+        if self.active(volume)?.kind != VolumeKind::Partial {
+            return Err(Error::damaged("a volume arrives that was not received").at(Place::Volume(volume)));
+        }
+        self.claim_name(name, volume)?;
+        let record = self.change(volume)?;
+        record.kind = VolumeKind::Snapshot;
+        name.clone_into(&mut record.name);
+        Ok(record)
     }
 
     /// Removes the record of a volume that was taken down.

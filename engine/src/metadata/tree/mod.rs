@@ -10,8 +10,10 @@
 //! any key below the entry, and lies in the window of the leaf at level 0. No page is empty; a volume without mappings
 //! has no page. Leaves are not merged: a window has at most 41 full ones.
 //!
-//! Read next: `lookup.rs` (the way down), `shadow.rs` (copy on write), `insert.rs`, `remove.rs`, `seal.rs`.
+//! Read next: `lookup.rs` (the way down), `shadow.rs` (copy on write), `insert.rs`, `remove.rs`, `seal.rs`,
+//! `difference.rs` (two trees side by side).
 
+mod difference;
 mod insert;
 mod lookup;
 mod remove;
@@ -21,6 +23,7 @@ mod shadow;
 mod tests;
 mod two_layers;
 
+pub use difference::{Differing, Progress};
 pub use lookup::{Found, Path};
 pub use two_layers::TwoLayers;
 

@@ -1,5 +1,6 @@
 //! Trees against models: random operations with tiny pages, and what single operations may cost.
 
+mod difference;
 mod world;
 
 use super::*;
