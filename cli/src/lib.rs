@@ -14,6 +14,7 @@ pub mod exit;
 pub mod host;
 pub mod manage;
 pub mod names;
+pub mod new_metadata;
 pub mod output;
 pub mod patterns;
 pub mod pool_directory;

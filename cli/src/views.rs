@@ -490,6 +490,37 @@ pub struct AffectedView {
     pub length_bytes: u64,
 }
 
+/// What a repair found, saved and lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairView {
+    /// What could not be used.
+    pub problems: Vec<FindingView>,
+    /// Pages that nothing led to any more, put back by their counts.
+    pub reattached_pages: u64,
+    /// Whether records of volumes could not be read: volumes may be missing.
+    pub records_lost: bool,
+    /// Volumes that came back under new names, because their records are lost.
+    pub recovered_volumes: Vec<String>,
+    /// Changes in the log that could not be made, because the record of their volume is lost.
+    pub skipped_changes: u64,
+    /// Log records that the new metadata holds and the old did not.
+    pub log_records: u64,
+    /// Volumes and snapshots in the new metadata, those being deleted included.
+    pub volumes: u64,
+    /// What reads as an error from then on; also what an earlier repair had lost.
+    pub losses: Vec<AffectedView>,
+    /// How much that is, all together.
+    pub lost_bytes: u64,
+    /// What the new metadata takes.
+    pub metadata_bytes: u64,
+    /// Where the new metadata is; absent if it was not written.
+    pub output: Option<String>,
+    /// Whether it is the pool's now.
+    pub committed: bool,
+    /// Where the old metadata is kept; absent if it is the pool's still.
+    pub kept: Option<String>,
+}
+
 /// Structures on disk, as they were recognised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InspectView {

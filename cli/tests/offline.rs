@@ -396,3 +396,61 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     drop(bench);
 }
+
+/// A leaf of a volume is zeroed, in a closed pool: both root slots have it.
+fn damage_a_leaf(bench: &Bench) {
+    use vellum_engine::format::{PageKind, inspect};
+    let disks = PoolDirectory::new(bench.pool()).open_disks().unwrap();
+    let mut pool = Pool::open(disks.data, disks.metadata, &OpenOptions::default()).unwrap();
+    let volume = pool.find("disk").unwrap();
+    pool.write(volume, 0, vec![7; 1 << 20]).unwrap();
+    let other = pool.find("other").unwrap();
+    pool.write(other, 0, vec![8; 1 << 20]).unwrap();
+    pool.close().unwrap();
+    let path = bench.pool().join("metadata");
+    let mut bytes = std::fs::read(&path).unwrap();
+    for page in bytes.chunks_mut(4096).skip(4) {
+        let is_leaf = inspect(page)
+            .is_ok_and(|page| page.header.kind == PageKind::MapLeaf && page.header.volume_of_birth == volume);
+        if is_leaf {
+            page.fill(0);
+        }
+    }
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_pool_is_repaired_and_its_old_metadata_kept() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "3M"]);
+    bench.ok(&["volume", "create", "other", "--size", "1G"]);
+    let sound = bench.json(&["pool", "repair"]);
+    assert_eq!((&sound["lost_bytes"], &sound["problems"]), (&0.into(), &serde_json::json!([])));
+    damage_a_leaf(&bench);
+    bench.fails(Kind::Damaged, &["pool", "check"]);
+    let before = std::fs::read(bench.pool().join("metadata")).unwrap();
+    let trial = bench.json(&["pool", "repair"]);
+    assert_eq!((&trial["output"], &trial["committed"]), (&serde_json::Value::Null, &false.into()));
+    let loss = serde_json::json!([{"name": "disk", "offset_bytes": 0, "length_bytes": 3 << 20}]);
+    assert_eq!(trial["losses"], loss);
+    let output = bench.path("new");
+    bench.ok(&["pool", "repair", "--output", output.to_str().unwrap()]);
+    assert_eq!(std::fs::metadata(&output).unwrap().len(), trial["metadata_bytes"].as_u64().unwrap());
+    bench.fails(Kind::Exists, &["pool", "repair", "--output", output.to_str().unwrap()]);
+    assert_eq!(std::fs::read(bench.pool().join("metadata")).unwrap(), before);
+    let text = bench.ok(&["pool", "repair", "--commit"]);
+    assert!(text.contains("lost: 3 MiB of 'disk' from byte 0 on"), "{text}");
+    assert_eq!(std::fs::read(bench.pool().join("metadata.before-repair")).unwrap(), before);
+    assert!(!bench.pool().join("metadata.repaired").exists());
+    assert!(bench.ok(&["pool", "check"]).contains("an earlier repair could not save"));
+    bench.fails(Kind::Exists, &["pool", "repair", "--commit"]);
+    let disks = PoolDirectory::new(bench.pool()).open_disks().unwrap();
+    let mut pool = Pool::open(disks.data, disks.metadata, &OpenOptions::default()).unwrap();
+    let (disk, other) = (pool.find("disk").unwrap(), pool.find("other").unwrap());
+    assert!(pool.read(disk, 0, 4096).is_err());
+    assert_eq!(pool.read(other, 0, 1 << 20), Ok(vec![8; 1 << 20]));
+    pool.close().unwrap();
+    // The old metadata does not belong to the data any more.
+    std::fs::rename(bench.pool().join("metadata.before-repair"), bench.pool().join("metadata")).unwrap();
+    bench.fails(Kind::Mismatch, &["pool", "status"]);
+}

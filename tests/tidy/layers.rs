@@ -8,7 +8,7 @@ use crate::tree::File;
 
 /// A module of the engine and what it may name, itself apart. `docs/architecture.md` draws this.
 /// Aligned memory is the one thing that `format` takes from `storage`: it makes pages, it does not move them.
-const MODULES: [(&str, &str); 13] = [
+const MODULES: [(&str, &str); 14] = [
     ("units", ""),
     ("canary", ""),
     ("error", "units"),
@@ -22,6 +22,7 @@ const MODULES: [(&str, &str); 13] = [
     ("transfer", "units error request format"),
     ("check", "units error options request format storage metadata"),
     ("inspect", "units error options request format storage metadata"),
+    ("repair", "units error options request format storage metadata"),
 ];
 
 /// A package and the packages of this workspace that it may depend on.

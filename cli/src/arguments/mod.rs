@@ -100,6 +100,11 @@ pub enum PoolCommand {
     ///
     /// Ends with the exit code `damaged` if it finds something.
     Check,
+    /// Save what can be saved of a damaged pool. Without flags, only tell what that is and how much space it takes.
+    ///
+    /// What cannot be saved reads as an error afterwards, until it is written or discarded; the report lists it by volume.
+    /// The pool may not be served meanwhile.
+    Repair(PoolRepair),
     /// Show structures on disk, damaged ones too. Writes nothing; the pool may not be served meanwhile.
     #[command(subcommand)]
     Inspect(InspectCommand),
@@ -123,6 +128,18 @@ pub struct PoolCreate {
     /// Take files that are there already. What they hold is LOST.
     #[arg(long)]
     pub force: bool,
+}
+
+/// How to repair a pool.
+#[derive(Debug, Args)]
+pub struct PoolRepair {
+    /// Write the new metadata to this file, which must not be there. The pool stays as it is.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Make the new metadata the pool's. The old one is kept as `metadata.before-repair` in the pool's directory.
+    #[arg(long)]
+    pub commit: bool,
 }
 
 /// What to show.

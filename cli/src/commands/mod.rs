@@ -4,6 +4,7 @@
 
 mod pages;
 mod pool;
+mod repair;
 mod transfer;
 mod volumes;
 

@@ -1,4 +1,4 @@
-//! `vellum pool`: make it, show it, check it, look into it.
+//! `vellum pool`: make it, show it, check it, look into it. Its repair is `repair.rs`.
 //!
 //! Owns what a check and an inspection become as views. Both read the files themselves, so a served pool is in use.
 
@@ -26,6 +26,7 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
             output.result(&view, text::pool)
         }
         PoolCommand::Check => check(directory, output),
+        PoolCommand::Repair(arguments) => super::repair::run(arguments, directory, output),
         PoolCommand::Inspect(what) => {
             let view = InspectView { structures: look_at(what, directory)? };
             output.result(&view, text::structures)
@@ -67,7 +68,7 @@ fn check(directory: &PoolDirectory, output: Output) -> Result<()> {
     let count = view.findings.len() as u64 + view.unlisted_findings;
     let findings = if count == 1 { "1 finding".to_owned() } else { format!("{count} findings") };
     Err(Error::new(Kind::Damaged, format!("'{}' is damaged: {findings}", directory.path().display()))
-        .hint("keep a copy of both files; what is not named as lost can still be read and copied"))
+        .hint("keep a copy of both files; `vellum pool repair` tells what can be saved, and writes nothing by itself"))
 }
 
 fn progress_bar() -> ProgressBar {

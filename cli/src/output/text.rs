@@ -5,8 +5,8 @@
 use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
-    ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
-    MetadataState, PoolView, ServeView, VolumeView,
+    AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
+    MetadataState, PoolView, RepairView, ServeView, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -197,6 +197,37 @@ fn finding(finding: &FindingView) -> String {
         text += &format!("\n  lost: {bytes} of '{name}' from byte {offset} on");
     }
     text
+}
+
+/// What a repair found, saved and lost.
+pub fn repair(view: &RepairView) -> String {
+    let mut lines: Vec<String> = view.problems.iter().map(finding).collect();
+    let mut note = |holds: bool, text: String| lines.extend(holds.then(|| format!("note: {text}")));
+    note(view.reattached_pages > 0, format!("{} pages were found by their counts", view.reattached_pages));
+    note(view.log_records > 0, format!("{} log records are part of the new metadata", view.log_records));
+    note(view.records_lost, "records of volumes are lost: volumes may be missing".to_owned());
+    note(
+        view.skipped_changes > 0,
+        format!("{} changes of volumes without a record are lost", view.skipped_changes),
+    );
+    for name in &view.recovered_volumes {
+        note(true, format!("mappings without a record are the volume '{name}' now"));
+    }
+    let lost = |loss: &AffectedView| {
+        let (name, bytes, offset) = (&loss.name, size(loss.length_bytes), loss.offset_bytes);
+        format!("lost: {bytes} of '{name}' from byte {offset} on")
+    };
+    lines.extend(view.losses.iter().map(lost));
+    let saved = format!("{} volumes and snapshots saved, {} lost", view.volumes, size(view.lost_bytes));
+    let bytes = size(view.metadata_bytes);
+    lines.push(match (&view.output, &view.kept) {
+        (Some(_), Some(kept)) => format!("repaired: {saved}; the old metadata is kept as '{kept}'"),
+        (Some(path), None) => format!("written to '{path}': {saved}; the pool is as it was"),
+        (None, _) => format!(
+            "nothing was written: {saved}; the new metadata takes {bytes}, --output or --commit writes it"
+        ),
+    });
+    lines.join("\n")
 }
 
 /// Structures on disk.

@@ -20,7 +20,7 @@ mod walk;
 pub use report::{Affected, CheckReport, Finding, Information, Progress};
 
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{RootSlot, SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord};
+use crate::format::{LOST_RANGES, RootSlot, SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord};
 use crate::metadata::Metadata;
 use crate::metadata::files::Files;
 use crate::metadata::load::load;
@@ -184,9 +184,17 @@ impl Check<'_, '_> {
             state: Some(state),
             tally: Some(&mut tally),
             next_volume: state.next_volume,
+            lost_blocks: 0,
         };
         for record in state.volumes.iter() {
             walk.volume(record, forest.building);
+        }
+        let lost_blocks = walk.lost_blocks;
+        if lost_blocks > 0 {
+            notes.information.push(Information::LostBlocks(lost_blocks));
+            if superblock.incompatible & LOST_RANGES == 0 {
+                notes.add(Error::damaged("ranges are lost, and the superblock lacks the feature for it"));
+            }
         }
         tally.compare(state, notes);
         tally.mappings
@@ -205,6 +213,7 @@ impl Check<'_, '_> {
                 state: None,
                 tally: None,
                 next_volume: slot.next_volume,
+                lost_blocks: 0,
             };
             let records = walk.index_trees(slot);
             records.iter().for_each(|record| walk.volume(record, slot.generation));

@@ -96,6 +96,9 @@ pub enum Information {
     NotClosed(Owner),
     /// Volumes whose deletion goes on with the next opening.
     DeletionsToFinish(u64),
+    /// Virtual blocks of 64 KiB with sectors that an earlier repair could not save, those in a page that several volumes
+    /// share counted once. These sectors read as errors until they are written or discarded.
+    LostBlocks(u64),
     /// Pages could not be read, so counts that seem too high may be right; they were not reported.
     CountsNotComparable,
 }
@@ -117,6 +120,9 @@ impl fmt::Display for Information {
                 write!(out, "the pool was not closed by process {} on '{}'", owner.pid, owner.host)
             }
             Self::DeletionsToFinish(volumes) => write!(out, "the deletion of {volumes} volumes goes on"),
+            Self::LostBlocks(blocks) => {
+                write!(out, "{blocks} blocks hold sectors that an earlier repair could not save")
+            }
             Self::CountsNotComparable => {
                 write!(out, "unreadable pages hide references: counts were not compared from above")
             }

@@ -58,6 +58,8 @@ pub(super) struct Walk<'w, 'f, 'p> {
     /// References, where they are to be counted.
     pub tally: Option<&'w mut Tally>,
     pub next_volume: VolumeId,
+    /// Virtual blocks with lost sectors, as repair leaves them, those in a shared leaf counted once.
+    pub lost_blocks: u64,
 }
 
 impl Walk<'_, '_, '_> {
@@ -193,11 +195,11 @@ impl Walk<'_, '_, '_> {
             let first = leaf.base().0 + u64::from(entry.offset);
             let blocks = Some((first, first + u64::from(entry.length).saturating_sub(1)));
             let lost = Lost { page, blocks };
-            let layers = entry.mapping.layers().map(|layer| layer.block);
-            let upper_run = 1..u64::from(entry.length);
-            let rest = upper_run.map(|ahead| DataBlock(entry.mapping.upper.block.0.saturating_add(ahead)));
             let mut highest = 0;
-            for block in layers.chain(rest) {
+            if !entry.mapping.lost().is_empty() {
+                self.lost_blocks += u64::from(entry.length);
+            }
+            for block in entry.data_blocks() {
                 highest = highest.max(block.0);
                 if let Some(tally) = &mut self.tally {
                     tally.block(block, lost, self.notes);

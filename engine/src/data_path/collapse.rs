@@ -171,7 +171,7 @@ impl Core {
 
     /// The block that takes the other's sectors, and those sectors; only if both are owned.
     fn owned_layers(&self, found: &Found, mapping: &Mapping) -> Option<(DataBlock, SectorMask)> {
-        let lower = mapping.lower?;
+        let lower = mapping.lower.filter(|lower| !lower.is_lost())?;
         let upper = mapping.upper;
         let owned = self.is_exclusive(found, upper.block) && self.is_exclusive(found, lower.block);
         let (into, from) =

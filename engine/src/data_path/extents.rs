@@ -5,6 +5,7 @@
 
 use super::read::runs_of;
 use super::{Core, Key, Task};
+use crate::format::LOST;
 use crate::metadata::Fault;
 use crate::request::{Extent, Outcome};
 use crate::units::{BLOCK_BYTES, DataBlock, SECTOR_BYTES, VirtualBlock, VolumeId};
@@ -60,7 +61,8 @@ impl Core {
                 let is_alone = |block: DataBlock| exclusive_path && forest.data_counts.get(block.0) == 1;
                 for (first, count, source) in runs_of(&mapping) {
                     // A write goes to a new block also where only the upper layer is shared.
-                    let owned = is_alone(source) && is_alone(mapping.upper.block);
+                    // So it does where all is lost; what is lost below an owned layer is written there.
+                    let owned = (source == LOST || is_alone(source)) && is_alone(mapping.upper.block);
                     let from = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
                     extents.add_mapped(from, from + u64::from(count) * SECTOR_BYTES, !owned);
                 }

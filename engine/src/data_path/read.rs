@@ -99,10 +99,15 @@ impl Core {
         let range =
             (task.offset_bytes - task.offset_bytes % SECTOR_BYTES, end.next_multiple_of(SECTOR_BYTES));
         let mut pieces = Pieces { list: Vec::new(), position: range.0, end: range.1 };
+        let mut lost = None;
         self.metadata.forest.mappings(&record.root, first, last, |block, mapping| {
             pieces.add_mapping(block, &mapping);
-            ControlFlow::Continue(())
+            lost = lost_in_range(block, &mapping, range);
+            if lost.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        if let Some((from, length_bytes)) = lost {
+            return Err(lost_range_error(Place::Range(task.volume, from, length_bytes)).into());
+        }
         pieces.add_zeros(range.1);
         Ok(pieces.list)
     }
@@ -169,6 +174,21 @@ fn sectors_in(source: u64, length_bytes: u64) -> impl Fn(DataBlock) -> SectorMas
         let end = (source + length_bytes).min(start + BLOCK_BYTES) - start;
         SectorMask::range((first / SECTOR_BYTES) as u32, ((end - first) / SECTOR_BYTES) as u32)
     }
+}
+
+/// The first lost sectors of a block that lie in a range of the volume: where they start and how many bytes they are.
+fn lost_in_range(block: VirtualBlock, mapping: &Mapping, (from, to): (u64, u64)) -> Option<(u64, u64)> {
+    mapping.lost().runs().find_map(|(first, count)| {
+        let start = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
+        let end = start + u64::from(count) * SECTOR_BYTES;
+        (start < to && from < end).then(|| (start.max(from), end.min(to) - start.max(from)))
+    })
+}
+
+/// A range that a repair could not save.
+pub(super) fn lost_range_error(place: Place) -> Error {
+    let message = "what was here is lost; write or discard it, and it can be read again";
+    Error::damaged(message).at(place)
 }
 
 /// The runs of sectors of both layers, in order: first sector, sectors, block.

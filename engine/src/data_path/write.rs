@@ -4,10 +4,12 @@
 //! Nothing is ever written into a block with more than one owner. Read next: `job.rs`, `gather.rs`.
 
 use super::gather::GatherKind;
+use super::read::lost_range_error;
 use super::room::Room;
 use super::{Core, DeltaNumber, Key, Task};
 use crate::canary::{self, Canary};
-use crate::format::{Layer, VolumeRecord};
+use crate::error::Place;
+use crate::format::{Layer, Mapping, VolumeRecord};
 use crate::metadata::{Fault, Found};
 use crate::storage::Buffer;
 use crate::units::{
@@ -143,6 +145,12 @@ impl Core {
             return self.unlock(task.place(), task.locked);
         }
         let partial = task.partial_sectors();
+        let lost = found.mapping.map_or(SectorMask::EMPTY, Mapping::lost);
+        if lost.overlaps(partial) {
+            let (offset, length) = (task.virtual_block.offset_bytes(), task.bytes.len() as u64);
+            let place = Place::Range(task.volume, offset + u64::from(task.offset_bytes), length);
+            return self.fail_task(Task::Write(task), &lost_range_error(place));
+        }
         if !partial.is_empty() {
             return self.gather(task, &found, partial, GatherKind::Merge);
         }
@@ -242,6 +250,7 @@ impl Core {
     }
 
     pub(super) fn is_exclusive(&self, found: &Found, block: DataBlock) -> bool {
+        // A lost layer has a count of zero: nobody owns it, nothing is copied into it or out of it.
         let exclusive = found.exclusive_path && self.metadata.forest.data_counts.get(block.0) == 1;
         exclusive || (canary::broken(Canary::SharedAsOwned) && !self.unborn.is_empty())
     }
@@ -284,9 +293,14 @@ impl Core {
     }
 }
 
-/// The layers that a new top takes in: the old top, and what is below if the new top would be the larger part.
+/// The layers that a new top takes in: the old top, and what is below if the new top would be the larger part. What is
+/// lost cannot be copied and stays below.
 fn layers_to_copy(upper: Layer, lower: Layer, sectors: SectorMask) -> Vec<Layer> {
-    if upper.mask.union(sectors).count() > TOP_SECTORS_MAX { vec![upper, lower] } else { vec![upper] }
+    if upper.mask.union(sectors).count() > TOP_SECTORS_MAX && !lower.is_lost() {
+        vec![upper, lower]
+    } else {
+        vec![upper]
+    }
 }
 
 /// Where sector `index` of a block starts in the data file, in bytes.

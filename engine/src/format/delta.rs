@@ -3,7 +3,7 @@
 //! Owns their kinds and bytes. What they do to the trees is `metadata`'s affair, when they may be written `log`'s.
 
 use super::codec::{Reader, U48_LIMIT, from_body, to_body};
-use super::mapping::DATA_BLOCK_LIMIT;
+use super::mapping::LOST;
 use super::volume_record::{Properties, VolumeKind, VolumeRecord, check_name, check_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{DataBlock, Generation, SectorMask, VirtualBlock, VolumeId};
@@ -275,7 +275,7 @@ impl Delta {
     fn check_numbers(&self) -> Result<()> {
         let possible = match self {
             Self::Publish { virtual_block, data_block, sectors, .. } => {
-                virtual_block.0 < U48_LIMIT && data_block.0 < DATA_BLOCK_LIMIT && !sectors.is_empty()
+                virtual_block.0 < U48_LIMIT && data_block.0 < LOST.0 && !sectors.is_empty()
             }
             Self::Clear { virtual_block, sectors, .. } => virtual_block.0 < U48_LIMIT && !sectors.is_empty(),
             Self::Unmap { first, last, .. } => first <= last && last.0 < U48_LIMIT,

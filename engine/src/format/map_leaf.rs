@@ -3,7 +3,7 @@
 //! Owns how runs are cut and joined, and how many bytes the leaf takes on disk. The bytes themselves are
 //! `map_leaf_bytes.rs`; which leaf holds which block is the tree's affair.
 
-use super::mapping::Mapping;
+use super::mapping::{LOST, Mapping};
 use super::page::BODY_BYTES;
 use crate::units::{DataBlock, SectorMask, VirtualBlock};
 use std::ops::Range;
@@ -16,9 +16,10 @@ pub const WINDOW_BLOCKS: u64 = 16384;
 pub struct MapEntry {
     /// The first virtual block, counted from the start of the window.
     pub offset: u16,
-    /// How many virtual blocks: 1, or more when the mapping is full, has one layer and data blocks follow one another.
+    /// How many virtual blocks: 1, or more when the mapping is full, has one layer and data blocks follow one another, or
+    /// all are lost.
     pub length: u16,
-    /// The mapping of the first virtual block; data blocks of the others follow.
+    /// The mapping of the first virtual block; data blocks of the others follow, unless all are lost.
     pub mapping: Mapping,
 }
 
@@ -52,7 +53,9 @@ impl MapEntry {
 
     fn mapping_at(&self, offset: u16) -> Mapping {
         let mut mapping = self.mapping;
-        mapping.upper.block.0 += u64::from(offset - self.offset);
+        if !mapping.upper.is_lost() {
+            mapping.upper.block.0 += u64::from(offset - self.offset);
+        }
         mapping
     }
 
@@ -72,9 +75,22 @@ impl MapEntry {
 
     /// One run of this entry and the one that follows, if they make one.
     fn join(&self, next: &Self) -> Option<Self> {
-        let follows = self.mapping.upper.block.0 + u64::from(self.length) == next.mapping.upper.block.0;
+        let (block, next_block) = (self.mapping.upper.block, next.mapping.upper.block);
+        // A block that is not lost never follows one that is, nor the other way round.
+        let follows = match (block == LOST, next_block == LOST) {
+            (false, false) => block.0 + u64::from(self.length) == next_block.0,
+            (both, other) => both == other,
+        };
         let joins = self.end() == u32::from(next.offset) && follows && self.can_run() && next.can_run();
         joins.then(|| Self { length: self.length + next.length, ..*self })
+    }
+
+    /// Every data block that a layer names, once for each virtual block.
+    pub fn data_blocks(&self) -> impl Iterator<Item = DataBlock> + use<> {
+        let Mapping { upper, lower } = self.mapping;
+        let length = if upper.is_lost() { 0 } else { u64::from(self.length) };
+        let uppers = (upper.block.0..upper.block.0.saturating_add(length)).map(DataBlock);
+        uppers.chain(lower.filter(|lower| !lower.is_lost()).map(|lower| lower.block))
     }
 
     fn blocks(self) -> impl Iterator<Item = (u16, Mapping)> {
@@ -92,6 +108,16 @@ impl MapLeaf {
     pub fn new(block: VirtualBlock) -> Self {
         let base = VirtualBlock(block.0 - block.0 % WINDOW_BLOCKS);
         Self { base, entries: Vec::new(), mapped_blocks: 0, encoded_bytes: 0 }
+    }
+
+    /// A leaf in which all of `first..=last` is lost. Panics unless they lie in one window, in this order.
+    pub fn lost(first: VirtualBlock, last: VirtualBlock) -> Self {
+        let leaf = Self::new(first);
+        let offset = leaf.offset_of(first).expect("a block lies in its own window");
+        let end = leaf.offset_of(last).expect("both blocks lie in one window");
+        let length = end.checked_sub(offset).expect("the last block does not stand before the first") + 1;
+        let mapping = Mapping::single(LOST, SectorMask::FULL);
+        Self::from_entries(leaf.base, vec![MapEntry { offset, length, mapping }])
     }
 
     pub(super) fn from_entries(base: VirtualBlock, entries: Vec<MapEntry>) -> Self {

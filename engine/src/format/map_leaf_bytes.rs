@@ -4,7 +4,7 @@
 
 use super::codec::{Reader, U48_LIMIT, Writer};
 use super::map_leaf::{MapEntry, MapLeaf, WINDOW_BLOCKS};
-use super::mapping::{DATA_BLOCK_LIMIT, Layer, Mapping};
+use super::mapping::{LOST, Layer, Mapping};
 use crate::error::{Error, Result};
 use crate::units::{DataBlock, SectorMask, VirtualBlock};
 
@@ -18,7 +18,8 @@ use crate::units::{DataBlock, SectorMask, VirtualBlock};
 //     10     6                             data block, lower
 //     16     2                             sector mask, lower
 //
-// data block: 40 bits, then 8 bits of device number, 0 in version 1
+// data block: 40 bits, then 8 bits of device number, 0 in version 1. All of the 40 bits set: no data block, the sectors
+// are lost; only in the last layer of a mapping. A run that starts so is lost from its first to its last block.
 const OFFSET_MASK: u16 = WINDOW_BLOCKS as u16 - 1;
 const KIND_SHIFT: u32 = 14;
 const SINGLE: u16 = 0;
@@ -91,8 +92,8 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<MapEntry> {
         RUN => MapEntry { offset, length: mask_or_length, mapping: Mapping::single(block, SectorMask::FULL) },
         kind => return Err(Error::damaged(format!("mapping leaf: entry of unknown kind {kind}"))),
     };
-    let last_block = block.0 + u64::from(entry.length);
-    if entry.length == 0 || !entry.mapping.is_valid() || last_block > DATA_BLOCK_LIMIT {
+    let possible = block == LOST || block.0 + u64::from(entry.length) <= LOST.0;
+    if entry.length == 0 || !entry.mapping.is_valid() || !possible {
         return Err(Error::damaged("mapping leaf: impossible mapping"));
     }
     Ok(entry)
@@ -101,6 +102,7 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<MapEntry> {
 #[cfg(test)]
 mod tests {
     use super::super::golden;
+    use super::super::mapping::DATA_BLOCK_LIMIT;
     use super::*;
 
     const FIRST: u64 = 3 * WINDOW_BLOCKS;
@@ -136,6 +138,26 @@ mod tests {
         );
     }
 
+    /// A window that is lost as a whole is one entry, whatever was written into it meanwhile.
+    #[test]
+    fn lost_blocks_make_runs() {
+        let mut leaf = MapLeaf::new(VirtualBlock(FIRST));
+        let lost = Mapping::single(LOST, SectorMask::FULL);
+        for block in FIRST..=LAST {
+            leaf.set(VirtualBlock(block), Some(lost));
+        }
+        assert_eq!(leaf.encode().len(), 10);
+        golden::assert_golden(&leaf.encode(), "0080ffffffffff000040", 0x5535_d7e5_2a64_e006);
+        let written = Mapping::publish(Some(lost), DataBlock(7), SectorMask(3)).unwrap();
+        leaf.set(VirtualBlock(FIRST + 9), Some(written));
+        assert_eq!(MapLeaf::decode(&leaf.encode(), FIRST, LAST), Ok(leaf.clone()));
+        assert_eq!(leaf.encoded_bytes(), 10 + 18 + 10);
+        let blocks: Vec<DataBlock> = leaf.iter_entries().flat_map(MapEntry::data_blocks).collect();
+        assert_eq!((blocks, leaf.mapped_blocks()), (vec![DataBlock(7)], WINDOW_BLOCKS));
+        leaf.set(VirtualBlock(FIRST + 9), Some(lost));
+        assert_eq!(leaf.iter_entries().count(), 1);
+    }
+
     #[test]
     fn entries_must_lie_in_the_leafs_keys() {
         let body = sample().encode();
@@ -162,7 +184,9 @@ mod tests {
             entry(0, 9, 0),
             entry(0, DATA_BLOCK_LIMIT, 1),
             entry(2 << 14, 9, 0),
-            entry(2 << 14, DATA_BLOCK_LIMIT - 1, 2),
+            entry(2 << 14, LOST.0 - 1, 2),
+            entry(2 << 14, LOST.0, 0),
+            [entry(1 << 14, LOST.0, 3), entry(0, 9, 4)[2..].to_vec()].concat(),
             entry(2 << 14 | OFFSET_MASK, 9, 2),
             entry(3 << 14, 9, 1),
             two_layers(9, 4),

@@ -6,6 +6,9 @@ use crate::units::{DataBlock, SectorMask};
 
 /// Data block numbers are below this; 8 more bits are kept for a device number.
 pub const DATA_BLOCK_LIMIT: u64 = 1 << 40;
+/// The number that stands for no data block: sectors of a layer that names it are lost and read as errors. It has no
+/// count and is never given out, freed, read or written. A lost layer is the last one of its mapping.
+pub const LOST: DataBlock = DataBlock(DATA_BLOCK_LIMIT - 1);
 
 /// A data block and the sectors that a mapping sees of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,11 @@ pub struct Mapping {
 }
 
 impl Layer {
+    /// Whether the sectors are lost: no data block holds them.
+    pub fn is_lost(self) -> bool {
+        self.block == LOST
+    }
+
     fn without(self, sectors: SectorMask) -> Option<Self> {
         let mask = self.mask.without(sectors);
         (!mask.is_empty()).then_some(Self { mask, ..self })
@@ -43,9 +51,14 @@ impl Mapping {
         std::iter::once(self.upper).chain(self.lower)
     }
 
-    /// The data blocks of the layers, upper one first.
+    /// The data blocks of the layers, upper one first. A lost layer has none.
     pub fn blocks(self) -> impl Iterator<Item = DataBlock> {
-        self.layers().map(|layer| layer.block)
+        self.layers().filter(|layer| !layer.is_lost()).map(|layer| layer.block)
+    }
+
+    /// The sectors that are lost.
+    pub fn lost(self) -> SectorMask {
+        self.layers().find(|layer| layer.is_lost()).map_or(SectorMask::EMPTY, |layer| layer.mask)
     }
 
     /// The sectors that do not read as zeros.
@@ -58,11 +71,13 @@ impl Mapping {
         self.layers().find(|layer| layer.mask.has(sector)).map(|layer| layer.block)
     }
 
-    /// Whether masks are neither empty nor overlapping, and the blocks differ and can be stored.
+    /// Whether masks are neither empty nor overlapping, the blocks differ and can be stored, and nothing is below a lost
+    /// layer.
     pub fn is_valid(self) -> bool {
         let layer_ok = |layer: Layer| !layer.mask.is_empty() && layer.block.0 < DATA_BLOCK_LIMIT;
         let apart = |lower: Layer| lower.block != self.upper.block && !lower.mask.overlaps(self.upper.mask);
-        layer_ok(self.upper) && self.lower.is_none_or(|lower| layer_ok(lower) && apart(lower))
+        layer_ok(self.upper)
+            && self.lower.is_none_or(|lower| layer_ok(lower) && apart(lower) && !self.upper.is_lost())
     }
 
     /// The mapping after `sectors` of `block` were published over `current`.
@@ -100,6 +115,20 @@ impl Mapping {
     pub fn clear(self, sectors: SectorMask) -> Option<Self> {
         let mut left = self.layers().filter_map(|layer| layer.without(sectors));
         left.next().map(|upper| Self { upper, lower: left.next() })
+    }
+
+    /// The mapping after `sectors` were lost, whatever they were before. A mapping has two layers: where two others are
+    /// left beside the lost one, the smaller of them is lost too.
+    pub fn lose(current: Option<Self>, sectors: SectorMask) -> Self {
+        let lost = sectors.union(current.map_or(SectorMask::EMPTY, Self::lost));
+        let whole = current.and_then(|mapping| mapping.clear(lost));
+        let Some(Self { upper, lower }) = whole else { return Self::single(LOST, lost) };
+        let (kept, given_up) = match lower {
+            Some(lower) if lower.mask.count() > upper.mask.count() => (lower, upper.mask),
+            Some(lower) => (upper, lower.mask),
+            None => (upper, SectorMask::EMPTY),
+        };
+        Self { upper: kept, lower: Some(Layer { block: LOST, mask: lost.union(given_up) }) }
     }
 }
 
@@ -179,6 +208,28 @@ mod tests {
     }
 
     #[test]
+    fn losing_keeps_the_rest_and_stays_lost_until_it_is_written() {
+        for current in all_mappings() {
+            for code in 1..16 {
+                let sectors = quarters(code);
+                let mapping = Mapping::lose(current, sectors);
+                assert!(mapping.is_valid() && mapping.lost().contains(sectors), "{mapping:?}");
+                let kept = model_of(Some(mapping));
+                for (sector, before) in model_of(current).into_iter().enumerate() {
+                    assert!(kept[sector] == before || kept[sector] == Some(LOST.0));
+                }
+                let untouched = |layer: &Layer| !layer.mask.without(sectors).is_empty();
+                let left = current.into_iter().flat_map(Mapping::layers).filter(untouched).count();
+                assert_eq!(mapping.blocks().count(), left.min(1), "{current:?} {mapping:?}");
+                assert_eq!(mapping.lost() == sectors, left < 2);
+                let healed = Mapping::publish(Some(mapping), DataBlock(3), SectorMask::FULL).unwrap();
+                assert_eq!(healed, Mapping::single(DataBlock(3), SectorMask::FULL));
+                assert!(mapping.clear(mapping.lost()).is_none_or(|rest| rest.lost().is_empty()));
+            }
+        }
+    }
+
+    #[test]
     fn a_new_block_becomes_the_upper_layer() {
         let old = Mapping::single(DataBlock(1), SectorMask::FULL);
         let broken = Mapping::publish(Some(old), DataBlock(2), SectorMask(1)).unwrap();
@@ -199,6 +250,9 @@ mod tests {
                 .is_valid()
         };
         assert!(invalid(1, 4) && invalid(2, 0) && invalid(2, 2) && invalid(DATA_BLOCK_LIMIT, 4));
+        assert!(!invalid(LOST.0, 4));
+        let below_lost = Some(Layer { block: DataBlock(2), mask: SectorMask(4) });
+        assert!(!Mapping { upper: Layer { block: LOST, mask: SectorMask(3) }, lower: below_lost }.is_valid());
         assert!(!invalid(2, 4) && !Mapping::single(DataBlock(1), SectorMask::EMPTY).is_valid());
     }
 }

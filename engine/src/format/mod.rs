@@ -54,7 +54,7 @@ pub use inner_page::{INNER_CAPACITY, InnerPage};
 pub use log_head::LogHead;
 pub use log_record::{LogRecord, RECORD_HEADER_BYTES, RECORD_PAGES_MAX, RecordHeader};
 pub use map_leaf::{MapEntry, MapLeaf, WINDOW_BLOCKS};
-pub use mapping::{DATA_BLOCK_LIMIT, Layer, Mapping};
+pub use mapping::{DATA_BLOCK_LIMIT, LOST, Layer, Mapping};
 pub use overflow_leaf::{OVERFLOWS_PER_LEAF, decode_overflow_leaf, encode_overflow_leaf};
 pub use page::{
     BODY_BYTES, HEADER_BYTES, Inspected, POINTER_BYTES, PageHeader, PageKind, Pointer, inspect, open, seal,
@@ -63,7 +63,7 @@ pub use root_slot::{Extent, RootSlot};
 pub use stream::{
     CHUNK_BYTES_MAX, Chunk, STREAM_VERSION, StreamDecoder, StreamEncoder, StreamHeader, StreamTotals,
 };
-pub use superblock::{KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY_COMPATIBLE, Superblock};
+pub use superblock::{KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY_COMPATIBLE, LOST_RANGES, Superblock};
 pub use volume_leaf::{decode_volume_leaf, encode_volume_leaf};
 pub use volume_record::{
     NAME_BYTES_MAX, Properties, RECORD_BYTES_MAX, Received, VolumeKind, VolumeRecord, VolumeState, check_name,

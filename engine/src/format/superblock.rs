@@ -32,8 +32,11 @@ const MAGIC: &[u8; 8] = b"VELLUMTP";
 const PAYLOAD_BYTES: usize = UNIT_BYTES as usize;
 const CHECKSUM_OFFSET: usize = PAYLOAD_BYTES - 4;
 
-/// Features without which a pool must not be opened. Version 1 has none.
-pub const KNOWN_INCOMPATIBLE: u64 = 0;
+/// Mappings may name [`LOST`](super::LOST): ranges that a repair could not save. Set by repair, with the new superblock
+/// that it writes.
+pub const LOST_RANGES: u64 = 1;
+/// Features without which a pool must not be opened.
+pub const KNOWN_INCOMPATIBLE: u64 = LOST_RANGES;
 /// Features without which a pool may be read and must not be written. Version 1 has none.
 pub const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 

@@ -223,8 +223,10 @@ fn contents(out: &mut Formatter<'_>, header: &PageHeader, contents: &Contents) -
 }
 
 fn mapping(mapping: Mapping) -> String {
-    let layer =
-        |layer: crate::format::Layer| format!("data block {}, sectors {:016b}", layer.block, layer.mask.0);
+    let layer = |layer: crate::format::Layer| match layer.is_lost() {
+        true => format!("lost, sectors {:016b}", layer.mask.0),
+        false => format!("data block {}, sectors {:016b}", layer.block, layer.mask.0),
+    };
     let lower = mapping.lower.map_or(String::new(), |lower| format!("; below: {}", layer(lower)));
     layer(mapping.upper) + &lower
 }

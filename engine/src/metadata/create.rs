@@ -119,7 +119,7 @@ fn superblock(options: &CreateOptions) -> Superblock {
     }
 }
 
-fn log_volume(log: &Extent, created_unix_s: u64) -> VolumeRecord {
+pub(super) fn log_volume(log: &Extent, created_unix_s: u64) -> VolumeRecord {
     VolumeRecord {
         id: LOG_VOLUME,
         uuid: [0; 16],

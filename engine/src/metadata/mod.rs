@@ -12,6 +12,7 @@
 //! 4. a page number is free only if neither root slot's trees nor the state in memory use it.
 
 mod apply;
+mod assemble;
 pub mod cache;
 mod checkpoint;
 pub mod counts;
@@ -19,12 +20,13 @@ mod create;
 pub mod files;
 mod index_tree;
 pub mod load;
-mod log_ring;
+pub mod log_ring;
 pub mod page_space;
 pub mod recovery;
 pub mod tree;
 mod volume_table;
 
+pub use assemble::{Parts, assemble};
 pub use checkpoint::{Frozen, SlotFacts};
 pub use counts::LoadedCounts;
 pub use create::{create, write_checkpoint};

@@ -116,9 +116,9 @@ fn recover_from(
     if let Some(other) = other {
         keep_other_pages(files, &mut metadata, other);
     }
-    let records = read_chain(files, &metadata, &mut ring)?;
+    let records = read_chain(files, superblock, &metadata.slot, &mut ring)?;
     let sequence = records.last().map_or(metadata.slot.sequence, |record| record.sequence);
-    let synced = look_for_evidence(files, &metadata, &ring, sequence)?;
+    let synced = look_for_evidence(files, superblock, &metadata.slot, &ring, sequence)?;
     let mut findings = Findings { records: records.len() as u64, ..Findings::default() };
     let checked = replay(files, &mut metadata, records, synced, &mut findings)?;
     let incarnation = metadata.slot.incarnation;
@@ -126,7 +126,7 @@ fn recover_from(
 }
 
 /// The data file must be this pool's, and not newer than the metadata.
-fn check_log_head(
+pub(crate) fn check_log_head(
     files: &mut Files<'_>,
     superblock: &Superblock,
     slot: &RootSlot,
@@ -175,12 +175,17 @@ fn older_than_data(place: Place) -> Error {
 }
 
 /// The records behind the root slot, as far as the chain holds.
-fn read_chain(files: &mut Files<'_>, metadata: &Metadata, ring: &mut LogRing) -> Result<Vec<LogRecord>> {
+pub(crate) fn read_chain(
+    files: &mut Files<'_>,
+    superblock: &Superblock,
+    slot: &RootSlot,
+    ring: &mut LogRing,
+) -> Result<Vec<LogRecord>> {
     let mut records: Vec<LogRecord> = Vec::new();
-    let mut expected = metadata.slot.sequence.next();
+    let mut expected = slot.sequence.next();
     let start = ring.head;
-    while let Some(record) = read_record(files, metadata, ring)? {
-        let fits = record.sequence == expected && record.incarnation == metadata.slot.incarnation;
+    while let Some(record) = read_record(files, superblock, ring)? {
+        let fits = record.sequence == expected && record.incarnation == slot.incarnation;
         let old = canary::broken(Canary::AnyIncarnation) && record.sequence == expected;
         if !(fits || old) || ring.head - start + u64::from(record.pages) > ring.pages() {
             break;
@@ -193,7 +198,7 @@ fn read_chain(files: &mut Files<'_>, metadata: &Metadata, ring: &mut LogRing) ->
 }
 
 /// The valid record at the head of the ring, if there is one.
-fn read_record(files: &mut Files<'_>, metadata: &Metadata, ring: &LogRing) -> Result<Option<LogRecord>> {
+fn read_record(files: &mut Files<'_>, superblock: &Superblock, ring: &LogRing) -> Result<Option<LogRecord>> {
     let offset = ring.offset_bytes(ring.head);
     let first = files.data.read(offset, PAGE_BYTES)?;
     let Some(header) = LogRecord::peek(&first) else { return Ok(None) };
@@ -201,7 +206,7 @@ fn read_record(files: &mut Files<'_>, metadata: &Metadata, ring: &LogRing) -> Re
         return Ok(None);
     }
     let bytes = files.data.read(offset, usize::from(header.pages) * PAGE_BYTES)?;
-    match LogRecord::decode(&bytes, metadata.superblock.secret) {
+    match LogRecord::decode(&bytes, superblock.secret) {
         Ok(record) => Ok(Some(record)),
         Err(error) if error.kind() == ErrorKind::Unsupported => Err(error.at(Place::Record(header.sequence))),
         Err(_) => Ok(None),
@@ -210,13 +215,14 @@ fn read_record(files: &mut Files<'_>, metadata: &Metadata, ring: &LogRing) -> Re
 
 /// What any record of this opening, wherever it stands, says is synced; and no sign that a durable record is missing
 /// behind `end`, the end of the chain.
-fn look_for_evidence(
+pub(crate) fn look_for_evidence(
     files: &mut Files<'_>,
-    metadata: &Metadata,
+    superblock: &Superblock,
+    slot: &RootSlot,
     ring: &LogRing,
     end: Sequence,
 ) -> Result<Sequence> {
-    let mut synced = metadata.slot.sequence;
+    let mut synced = slot.sequence;
     if canary::broken(Canary::NoEvidence) {
         return Ok(synced);
     }
@@ -225,13 +231,13 @@ fn look_for_evidence(
         for page in 0..PAGES_PER_BLOCK as usize {
             let rest = &bytes[page * PAGE_BYTES..];
             let Some(header) = LogRecord::peek(rest) else { continue };
-            let newer = header.incarnation > metadata.slot.incarnation;
-            let says_more = header.incarnation == metadata.slot.incarnation && header.synced > synced;
-            if !(newer || says_more) || !is_record(rest, &header, metadata.superblock.secret) {
+            let newer = header.incarnation > slot.incarnation;
+            let says_more = header.incarnation == slot.incarnation && header.synced > synced;
+            if !(newer || says_more) || !is_record(rest, &header, superblock.secret) {
                 continue;
             }
             if newer || header.synced > end {
-                return Err(verdict_on(&header, metadata, end));
+                return Err(verdict_on(&header, slot, end));
             }
             synced = header.synced;
         }
@@ -244,12 +250,12 @@ fn is_record(bytes: &[u8], header: &RecordHeader, secret: u64) -> bool {
     bytes.get(..length).is_some_and(|bytes| LogRecord::is_intact(bytes, secret))
 }
 
-fn verdict_on(header: &RecordHeader, metadata: &Metadata, end: Sequence) -> Error {
-    if header.incarnation > metadata.slot.incarnation {
+fn verdict_on(header: &RecordHeader, slot: &RootSlot, end: Sequence) -> Error {
+    if header.incarnation > slot.incarnation {
         return older_than_data(Place::Record(header.sequence));
     }
     Error::damaged(format!(
-        "this log record was synced and is gone, record {} says so; `check` and `inspect` tell more, repair salvages",
+        "this log record was synced and is gone, record {} says so; `check` and `inspect` tell more",
         header.sequence
     ))
     .at(Place::Record(end.next()))
@@ -285,7 +291,7 @@ fn replay(
     Ok(checked)
 }
 
-fn data_arrived(files: &mut Files<'_>, delta: &Delta) -> Result<bool> {
+pub(crate) fn data_arrived(files: &mut Files<'_>, delta: &Delta) -> Result<bool> {
     let Delta::Publish { data_block, sectors, crc, .. } = delta else { return Ok(true) };
     Ok(sectors_crc(files, *data_block, *sectors)? == Some(*crc))
 }

@@ -79,7 +79,9 @@ impl Run {
         }
         self.first += skipped;
         self.blocks -= skipped;
-        self.mapping.upper.block.0 += skipped;
+        if !self.mapping.upper.is_lost() {
+            self.mapping.upper.block.0 += skipped;
+        }
         Some(self)
     }
 

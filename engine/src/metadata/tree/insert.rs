@@ -43,6 +43,29 @@ impl Forest {
         }
     }
 
+    /// Marks `sectors` of virtual block `at` as lost, whatever was mapped there. See [`Mapping::lose`].
+    pub fn lose(
+        &mut self,
+        volume: VolumeId,
+        root: &mut Root,
+        at: VirtualBlock,
+        sectors: SectorMask,
+    ) -> Result<(), Fault> {
+        self.check_sound()?;
+        let found = match root {
+            Some((level, pointer)) => Some(self.descend(*level, pointer, at)?),
+            None => None,
+        };
+        let current = found.and_then(|(_, leaf)| leaf.get(at));
+        let next = Mapping::lose(current, sectors);
+        match found {
+            Some((path, leaf)) if leaf_covers(leaf, at) => {
+                self.replace(volume, root, path, at, current, next)
+            }
+            found => self.add_leaf(volume, root, found.map(|(path, _)| path), at, next),
+        }
+    }
+
     /// Page numbers that one publish or clear in the tree may take at most.
     pub fn pages_needed(&self, root: &Root) -> usize {
         let inner_levels = root.map_or(0, |(level, _)| usize::from(level));

@@ -6,7 +6,7 @@
 use super::remove::Subtree;
 use super::{Forest, Root, window_end};
 use crate::error::{Error, Place, Result};
-use crate::format::{self, InnerPage, MapEntry, MapLeaf, Mapping, PageHeader, PageKind, Pointer};
+use crate::format::{self, InnerPage, MapEntry, MapLeaf, PageHeader, PageKind, Pointer};
 use crate::metadata::cache::{CachedPage, Node};
 use crate::units::{Generation, PageNumber};
 use bytes::Bytes;
@@ -147,10 +147,7 @@ impl Forest {
 impl Forest {
     /// Whether all data blocks of an entry exist and have a count.
     fn are_counted(&self, entry: &MapEntry) -> bool {
-        let Mapping { upper, lower } = entry.mapping;
-        let mut uppers = upper.block.0..upper.block.0.saturating_add(u64::from(entry.length));
-        uppers.all(|block| !self.data_counts.is_zero(block))
-            && lower.is_none_or(|layer| !self.data_counts.is_zero(layer.block.0))
+        entry.data_blocks().all(|block| !self.data_counts.is_zero(block.0))
     }
 
     /// Whether an entry of the inner page `parent` can be one.

@@ -6,7 +6,7 @@
 
 use super::lookup::{Path, Step};
 use super::{Event, Fault, Forest, Root, no_room};
-use crate::format::{InnerPage, MapLeaf, Mapping, Pointer};
+use crate::format::{InnerPage, MapEntry, MapLeaf, Pointer};
 use crate::metadata::cache::{CachedPage, Node};
 use crate::units::{DataBlock, PageNumber, VolumeId};
 
@@ -134,11 +134,5 @@ impl Forest {
 
 /// Hands every data block that a layer in `leaf` names to `visit`.
 pub(super) fn leaf_blocks(leaf: &MapLeaf, mut visit: impl FnMut(DataBlock)) {
-    for entry in leaf.iter_entries() {
-        let Mapping { upper, lower } = entry.mapping;
-        for ahead in 0..u64::from(entry.length) {
-            visit(DataBlock(upper.block.0 + ahead));
-        }
-        lower.into_iter().for_each(|layer| visit(layer.block));
-    }
+    leaf.iter_entries().flat_map(MapEntry::data_blocks).for_each(&mut visit);
 }
