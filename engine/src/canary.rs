@@ -68,6 +68,8 @@ pub enum Canary {
     SlotAheadOfPages,
     /// L6: pages are given out again as soon as they are freed.
     PagesReleasedEarly,
+    /// L6: a page is dropped from memory before the checkpoint that writes it is durable.
+    EvictUnwritten,
     /// L6: log space is given out again when the newest slot no longer needs it.
     LogReleasedEarly,
     /// H8: a volume is smaller before what lay behind its new end is gone.
@@ -78,7 +80,7 @@ pub enum Canary {
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -110,6 +112,7 @@ impl Canary {
         Self::CheckpointAheadOfData,
         Self::SlotAheadOfPages,
         Self::PagesReleasedEarly,
+        Self::EvictUnwritten,
         Self::LogReleasedEarly,
         Self::SizeAheadOfTail,
         Self::RollbackBesideWrites,

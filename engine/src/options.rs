@@ -47,8 +47,9 @@ pub struct OpenOptions {
     pub collapse_bytes_per_s: u64,
     /// Changed metadata pages that start a checkpoint.
     pub checkpoint_pages: usize,
-    /// Metadata pages that are kept in memory after a checkpoint.
-    pub cache_pages: usize,
+    /// Memory for pages of mappings that a disk has too, in bytes. Pages that the next checkpoint will write come on top:
+    /// at most twice `checkpoint_pages`, of 8 KiB at most. A single range that needs more pages at a time is served, too.
+    pub cache_bytes: usize,
     /// Pages by which the metadata file grows.
     pub metadata_step_pages: u64,
     /// Marks this opening, so that records of two copies of a pool are never taken for one log. Must be random.
@@ -70,7 +71,7 @@ impl Default for OpenOptions {
             slice_mappings: 64 * 1024,
             collapse_bytes_per_s: 32 << 20,
             checkpoint_pages: 4096,
-            cache_pages: 16 * 1024,
+            cache_bytes: 64 << 20,
             metadata_step_pages: 256,
             nonce: 0,
             owner: Owner::default(),

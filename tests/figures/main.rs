@@ -3,6 +3,7 @@
 //! Each test prints its rows and fails when a promise is broken. `docs/testing.md` has the command that prints all.
 
 mod fixture;
+mod scale;
 
 use fixture::{Figures, Row, named, pool, pool_of};
 use vellum_engine::request::{NewVolume, Request};

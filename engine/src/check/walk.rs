@@ -7,7 +7,9 @@ use super::book::{Book, Met};
 use super::counts::Tally;
 use super::report::{Lost, Notes, bad_page, moved};
 use crate::error::{Error, Place};
-use crate::format::{self, InnerPage, MapLeaf, PageHeader, PageKind, Pointer, VolumeRecord, WINDOW_BLOCKS};
+use crate::format::{
+    self, InnerPage, Layer, MapLeaf, PageHeader, PageKind, Pointer, VolumeRecord, WINDOW_BLOCKS,
+};
 use crate::metadata::Metadata;
 use crate::metadata::cache::Node;
 use crate::metadata::files::Files;
@@ -195,14 +197,18 @@ impl Walk<'_, '_, '_> {
             let first = leaf.base().0 + u64::from(entry.offset);
             let blocks = Some((first, first + u64::from(entry.length).saturating_sub(1)));
             let lost = Lost { page, blocks };
-            let mut highest = 0;
-            if !entry.mapping.lost().is_empty() {
-                self.lost_blocks += u64::from(entry.length);
-            }
-            for block in entry.data_blocks() {
-                highest = highest.max(block.0);
-                if let Some(tally) = &mut self.tally {
-                    tally.block(block, lost, self.notes);
+            let mut highest = 0u64;
+            for (layer, length) in [(Some(entry.mapping.upper), entry.length), (entry.mapping.lower, 1)] {
+                let length = u64::from(length);
+                match layer {
+                    Some(layer) if layer.is_lost() => self.lost_blocks += length,
+                    Some(Layer { block, .. }) => {
+                        highest = highest.max(block.0.saturating_add(length - 1));
+                        if let Some(tally) = &mut self.tally {
+                            tally.run(block, length, lost, self.notes);
+                        }
+                    }
+                    None => {}
                 }
             }
             if highest.saturating_add(1).saturating_mul(crate::units::BLOCK_BYTES) > data_bytes {
@@ -214,6 +220,7 @@ impl Walk<'_, '_, '_> {
             }
         }
         if let Some(tally) = &mut self.tally {
+            tally.leaf_ends();
             tally.mappings += leaf.mapped_blocks();
         }
     }

@@ -10,7 +10,7 @@ use crate::format::ROOT_SLOT_PAGES;
 use crate::metadata::{Frozen, SlotFacts};
 use crate::options::Owner;
 use crate::storage::{DiskError, Operation};
-use crate::units::Sequence;
+use crate::units::{Generation, Sequence};
 
 /// Mappings that recovery may have to take down again; some 30 to 60 ns each.
 const REDO_MAPPINGS_MAX: u64 = 2 << 20;
@@ -41,6 +41,8 @@ pub struct CheckpointState {
     waiters: Vec<Then>,
     /// What the newest durable slot holds, and where the log goes on behind it.
     last: (DeltaNumber, u64),
+    /// The generation of the newest durable slot: all pages of it and of older ones can be read again.
+    durable: Generation,
     close: Close,
     /// Mappings that unmaps have taken down since the last checkpoint, for recovery to take down again.
     unmapped: u64,
@@ -56,9 +58,9 @@ enum Close {
 }
 
 impl CheckpointState {
-    /// A state whose two slots both hold everything up to `position` in the log.
-    pub fn new(position: u64) -> Self {
-        Self { last: (DeltaNumber(0), position), ..Self::default() }
+    /// A state whose two slots both hold everything up to `position` in the log, the newer one as `durable`.
+    pub fn new(position: u64, durable: Generation) -> Self {
+        Self { last: (DeltaNumber(0), position), durable, ..Self::default() }
     }
 
     /// An unmap has taken down so many mappings; few bytes of log may be much work to redo.
@@ -258,7 +260,7 @@ impl Core {
         let (older_number, older_position) = self.checkpoint.last;
         self.checkpoint.last = (running.mark.number, slot.log_position);
         self.metadata.forest.pages.release(slot.generation);
-        self.metadata.forest.shrink_cache(self.options.cache_pages, slot.generation);
+        self.checkpoint.durable = slot.generation;
         self.commit.in_both_slots(older_number);
         self.commit.ring.tail =
             if canary::broken(Canary::LogReleasedEarly) { slot.log_position } else { older_position };
@@ -266,6 +268,18 @@ impl Core {
         let (clean, is_last) = (slot.clean, running.mark == self.commit.composed);
         running.waiters.into_iter().for_each(|then| self.happen(then));
         self.close_goes_on(clean, is_last);
+    }
+
+    /// Drops pages from memory where they are too many. A task that waits for a page has used the others it needs when it
+    /// began to wait; they stay, or it would never have all of them at once.
+    pub(super) fn bound_cache(&mut self) {
+        let forest = &mut self.metadata.forest;
+        let unwritten = canary::broken(Canary::EvictUnwritten);
+        let newest = if unwritten { forest.building } else { self.checkpoint.durable };
+        let waiting = self.page_loads.values().map(|load| load.since).min();
+        let protected = waiting.unwrap_or(forest.cache.clock());
+        forest.bound_cache(self.options.cache_bytes, newest, protected);
+        forest.cache.tick();
     }
 
     fn close_goes_on(&mut self, clean: bool, is_last: bool) {

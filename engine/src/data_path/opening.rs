@@ -15,10 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{LogHead, ROOT_SLOT_PAGES, RootSlot, VolumeState};
 use crate::metadata::files::Files;
 use crate::metadata::recovery::{Checked, Fallback, Recovered, recover};
-use crate::metadata::{Metadata, SlotFacts, write_checkpoint};
+use crate::metadata::{Metadata, SlotFacts, write_now};
 use crate::options::OpenOptions;
 use crate::storage::Disk;
-use crate::units::{BLOCK_BYTES, DataBlock, Incarnation, PAGE_BYTES, SECTOR_BYTES};
+use crate::units::{BLOCK_BYTES, Incarnation, PAGE_BYTES, SECTOR_BYTES};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -87,9 +87,7 @@ fn write_verdict(
             clean: false,
             owner: options.owner.clone(),
         };
-        let frozen = state.freeze(facts)?;
-        let generation = frozen.slot.generation;
-        write_checkpoint(files, &state.superblock.pool, frozen)?;
+        let generation = write_now(files, state, facts)?;
         state.forest.pages.release(generation);
     }
     let head = LogHead { pool: state.superblock.pool, incarnation };
@@ -133,10 +131,9 @@ fn make_room(files: &mut Files<'_>, state: &mut Metadata) -> Result<()> {
 impl Core {
     fn behind(found: Recovered, incarnation: Incarnation, options: &OpenOptions) -> Self {
         let metadata = found.metadata;
-        let counts = &metadata.forest.data_counts;
-        let space =
-            Space::new(counts.len(), options.recycle_blocks, |block: DataBlock| counts.get(block.0) > 0);
+        let space = Space::new(&metadata.forest.data_counts, options.recycle_blocks);
         let position = found.ring.head;
+        let durable = metadata.slot.generation;
         let commit = Commit::new(found.ring, metadata.superblock.secret, incarnation, found.sequence);
         Self {
             metadata,
@@ -161,7 +158,7 @@ impl Core {
             waiting_for_pins: VecDeque::new(),
             collapse: CollapseWalks::default(),
             room: room::RoomState::default(),
-            checkpoint: CheckpointState::new(position),
+            checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),
             write_ahead: WriteAheadState::default(),
             growth: reclaim::GrowthState::default(),

@@ -50,6 +50,8 @@ pub struct PageLoad {
     pointer: Pointer,
     second_copy: bool,
     tasks: Vec<Task>,
+    /// When the first of them came upon it, by the clock of the cache.
+    pub(super) since: u64,
 }
 
 impl Core {
@@ -126,7 +128,9 @@ impl Core {
             load.tasks.push(task);
             return;
         }
-        self.page_loads.insert(pointer.page, PageLoad { pointer, second_copy: false, tasks: vec![task] });
+        let since = self.metadata.forest.cache.clock();
+        let load = PageLoad { pointer, second_copy: false, tasks: vec![task], since };
+        self.page_loads.insert(pointer.page, load);
         self.metadata.forest.pages.pin(pointer.page);
         self.read_page(pointer.page, pointer.page);
     }

@@ -5,10 +5,13 @@
 
 use super::DeltaNumber;
 use crate::canary::{self, Canary};
+use crate::metadata::counts::Counts;
 use crate::units::{DataBlock, VolumeId};
-use bitvec::vec::BitVec;
+use bitvec::prelude::{BitVec as Bits, Lsb0};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeSet, VecDeque};
+
+type BitVec = Bits<u64, Lsb0>;
 
 /// Data blocks and what may be done with them.
 pub struct Space {
@@ -49,11 +52,12 @@ pub struct SpaceCounts {
 }
 
 impl Space {
-    /// Space of which `is_used` blocks are taken, and nothing is known to be allocated.
-    pub fn new(blocks: u64, recycle_blocks: u64, is_used: impl Fn(DataBlock) -> bool) -> Self {
-        let holes: BitVec = (0..blocks).map(|block| !is_used(DataBlock(block))).collect();
+    /// Space of which the blocks with a count are taken, and nothing is known to be allocated.
+    pub fn new(block_counts: &Counts, recycle_blocks: u64) -> Self {
+        let mut holes = BitVec::from_vec(block_counts.zeros());
+        holes.truncate(block_counts.len() as usize);
         let counts = SpaceCounts { holes: holes.count_ones() as u64, ..SpaceCounts::default() };
-        let none = BitVec::repeat(false, blocks as usize);
+        let none = BitVec::repeat(false, holes.len());
         Self {
             fresh: none.clone(),
             recycled: none,
@@ -266,9 +270,16 @@ impl Space {
 mod tests {
     use super::*;
 
+    /// Counts of so many blocks, of which the first `used` have one.
+    fn counts(blocks: u64, used: u64) -> Counts {
+        let mut counts = Counts::new(blocks);
+        counts.increment_run(0, used).unwrap();
+        counts
+    }
+
     #[test]
     fn a_freed_block_waits_for_proof_and_pins() {
-        let mut space = Space::new(4, 4, |b| b.0 == 0);
+        let mut space = Space::new(&counts(4, 1), 4);
         assert_eq!(space.take(), None);
         let (first, blocks) = space.take_holes(8).unwrap();
         assert_eq!((first, blocks), (DataBlock(1), 3));
@@ -287,7 +298,7 @@ mod tests {
 
     #[test]
     fn what_is_being_punched_is_not_free() {
-        let mut space = Space::new(3, 0, |_| true);
+        let mut space = Space::new(&counts(3, 3), 0);
         space.free(DeltaNumber(1), DataBlock(1));
         space.free(DeltaNumber(1), DataBlock(2));
         space.prove(DeltaNumber(1));

@@ -63,6 +63,8 @@ pub struct PoolStatus {
     pub metadata_free_pages: u64,
     /// Whether it takes what writes need.
     pub metadata_state: MetadataState,
+    /// Memory that pages of mappings take, in bytes.
+    pub cached_bytes: u64,
     /// Pages of the log, and how many of them are in use.
     pub log_pages: (u64, u64),
     /// The last record composed.
@@ -112,6 +114,7 @@ impl Core {
             metadata_pages: forest.page_counts.len(),
             metadata_free_pages: forest.pages.free_pages(),
             metadata_state: self.metadata_state(),
+            cached_bytes: forest.cache.memory_bytes() as u64,
             log_pages: (self.commit.ring.pages(), self.commit.ring.used_pages()),
             composed: self.commit.composed.sequence,
             durable: self.commit.durable.sequence,

@@ -32,6 +32,7 @@ impl Core {
                 break;
             }
         }
+        self.bound_cache();
     }
 
     fn run_ready(&mut self) {

@@ -1,6 +1,7 @@
 //! Count leaves: one byte a data block or page, its reference count.
 //!
-//! Owns the shape of the leaf. Which leaf holds which block follows from [`COUNTS_PER_LEAF`]; see `metadata/counts.rs`.
+//! Owns the shape of the leaf. A leaf whose counts are all equal has no page: its pointer names page 0 and holds the count
+//! in place of a checksum. Which leaf holds which block follows from [`COUNTS_PER_LEAF`]; see `metadata/counts.rs`.
 
 use super::page::BODY_BYTES;
 use crate::error::{Error, Result};

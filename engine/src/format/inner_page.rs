@@ -4,6 +4,7 @@
 
 use super::codec::{Reader, U48_LIMIT, Writer};
 use super::page::{BODY_BYTES, POINTER_BYTES, Pointer};
+use super::search::partition_near;
 use crate::error::{Error, Result};
 
 // body: entries, one behind the other, keys rising
@@ -28,8 +29,16 @@ impl InnerPage {
     pub const CAPACITY: usize = INNER_CAPACITY;
 
     /// Which child may hold `key`: the last one whose key is not greater, or the first.
+    #[inline]
     pub fn child_index(&self, key: u64) -> usize {
-        self.entries.partition_point(|(first, _)| *first <= key).saturating_sub(1)
+        let [(low, _), .., (high, _)] = self.entries[..] else { return 0 };
+        if key >= high {
+            return self.entries.len() - 1;
+        }
+        // As if keys were spread evenly. They have 48 bits, and no page has 2^16 entries.
+        let guess = key.saturating_sub(low) * self.entries.len() as u64 / (high - low).max(1);
+        partition_near(self.entries.len(), guess as usize, |index| self.entries[index].0 <= key)
+            .saturating_sub(1)
     }
 
     /// Virtual blocks mapped below.

@@ -1,8 +1,9 @@
 //! A mapping leaf in memory: the mappings of one volume inside one window, neighbours stored as runs.
 //!
 //! Owns how runs are cut and joined, and how many bytes the leaf takes on disk. The bytes themselves are
-//! `map_leaf_bytes.rs`; which leaf holds which block is the tree's affair.
+//! `map_leaf_bytes.rs`, entries in memory `map_entries.rs`; which leaf holds which block is the tree's affair.
 
+use super::map_entries::Entries;
 use super::mapping::{LOST, Mapping};
 use super::page::BODY_BYTES;
 use crate::units::{DataBlock, SectorMask, VirtualBlock};
@@ -27,10 +28,10 @@ pub struct MapEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapLeaf {
     base: VirtualBlock,
-    entries: Vec<MapEntry>,
+    entries: Entries,
     // Kept with every change, because the tree asks for both all the time.
-    mapped_blocks: u64,
-    encoded_bytes: usize,
+    mapped_blocks: u32,
+    encoded_bytes: u32,
 }
 
 impl MapEntry {
@@ -86,7 +87,7 @@ impl MapEntry {
     }
 
     /// Every data block that a layer names, once for each virtual block.
-    pub fn data_blocks(&self) -> impl Iterator<Item = DataBlock> + use<> {
+    pub fn data_blocks(self) -> impl Iterator<Item = DataBlock> {
         let Mapping { upper, lower } = self.mapping;
         let length = if upper.is_lost() { 0 } else { u64::from(self.length) };
         let uppers = (upper.block.0..upper.block.0.saturating_add(length)).map(DataBlock);
@@ -107,7 +108,7 @@ impl MapLeaf {
     /// An empty leaf for the window that holds `block`.
     pub fn new(block: VirtualBlock) -> Self {
         let base = VirtualBlock(block.0 - block.0 % WINDOW_BLOCKS);
-        Self { base, entries: Vec::new(), mapped_blocks: 0, encoded_bytes: 0 }
+        Self { base, entries: Entries::default(), mapped_blocks: 0, encoded_bytes: 0 }
     }
 
     /// A leaf in which all of `first..=last` is lost. Panics unless they lie in one window, in this order.
@@ -117,10 +118,12 @@ impl MapLeaf {
         let end = leaf.offset_of(last).expect("both blocks lie in one window");
         let length = end.checked_sub(offset).expect("the last block does not stand before the first") + 1;
         let mapping = Mapping::single(LOST, SectorMask::FULL);
-        Self::from_entries(leaf.base, vec![MapEntry { offset, length, mapping }])
+        let mut entries = Entries::with_capacity(1);
+        entries.push(&MapEntry { offset, length, mapping });
+        Self::from_entries(leaf.base, entries)
     }
 
-    pub(super) fn from_entries(base: VirtualBlock, entries: Vec<MapEntry>) -> Self {
+    pub(super) fn from_entries(base: VirtualBlock, entries: Entries) -> Self {
         let mut leaf = Self { entries, ..Self::new(base) };
         leaf.recount();
         leaf
@@ -133,17 +136,27 @@ impl MapLeaf {
 
     /// How many virtual blocks are mapped.
     pub fn mapped_blocks(&self) -> u64 {
-        self.mapped_blocks
+        u64::from(self.mapped_blocks)
     }
 
     /// Bytes of the leaf's body on disk.
     pub fn encoded_bytes(&self) -> usize {
-        self.encoded_bytes
+        self.encoded_bytes as usize
+    }
+
+    /// Memory that the leaf takes beside itself, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.memory_bytes()
+    }
+
+    /// How many entries there are.
+    pub fn entries(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether the leaf fits in a page.
     pub fn fits(&self) -> bool {
-        self.encoded_bytes <= BODY_BYTES
+        self.encoded_bytes() <= BODY_BYTES
     }
 
     /// Whether nothing is mapped.
@@ -153,7 +166,7 @@ impl MapLeaf {
 
     /// The first virtual block that is mapped.
     pub fn first(&self) -> Option<VirtualBlock> {
-        self.entries.first().map(|entry| self.block_at(entry.offset))
+        self.entries.get(0).map(|entry| self.block_at(entry.offset))
     }
 
     /// The last virtual block that is mapped.
@@ -162,7 +175,7 @@ impl MapLeaf {
     }
 
     /// The entries, in order.
-    pub fn iter_entries(&self) -> impl Iterator<Item = &MapEntry> {
+    pub fn iter_entries(&self) -> impl Iterator<Item = MapEntry> + '_ {
         self.entries.iter()
     }
 
@@ -174,10 +187,9 @@ impl MapLeaf {
     /// Every mapped virtual block from `first` on, in order.
     pub fn iter_from(&self, first: VirtualBlock) -> impl Iterator<Item = (VirtualBlock, Mapping)> {
         let skipped = first.0.saturating_sub(self.base.0).min(WINDOW_BLOCKS) as u16;
-        let entries = self.entries.get(self.position(skipped)..).unwrap_or_default();
-        let cut = move |entry: &MapEntry| if skipped == 0 { Some(*entry) } else { entry.after(skipped - 1) };
-        entries
-            .iter()
+        let cut = move |entry: MapEntry| if skipped == 0 { Some(entry) } else { entry.after(skipped - 1) };
+        self.entries
+            .range(self.position(skipped)..self.entries.len())
             .filter_map(cut)
             .flat_map(MapEntry::blocks)
             .map(|(offset, mapping)| (self.block_at(offset), mapping))
@@ -186,8 +198,8 @@ impl MapLeaf {
     /// For every entry from `first` on its block if it has two layers, in order.
     pub fn two_layers_from(&self, first: VirtualBlock) -> impl Iterator<Item = Option<VirtualBlock>> {
         let skipped = first.0.saturating_sub(self.base.0).min(WINDOW_BLOCKS) as u16;
-        let entries = self.entries.get(self.position(skipped)..).unwrap_or_default();
-        entries.iter().map(|entry| entry.mapping.lower.map(|_| self.block_at(entry.offset)))
+        let entries = self.entries.range(self.position(skipped)..self.entries.len());
+        entries.map(|entry| entry.mapping.lower.map(|_| self.block_at(entry.offset)))
     }
 
     /// What `block` is mapped to.
@@ -202,7 +214,7 @@ impl MapLeaf {
         debug_assert!(mapping.is_none_or(Mapping::is_valid), "{mapping:?}");
         let offset = self.offset_of(block).expect("the block lies in the leaf's window");
         let at = self.position(offset);
-        let found = self.entries.get(at).copied().filter(|entry| entry.holds(offset));
+        let found = self.entries.get(at).filter(|entry| entry.holds(offset));
         let mut range = at..at + usize::from(found.is_some());
         let mut before = found.and_then(|entry| entry.before(offset));
         let mut after = found.and_then(|entry| entry.after(offset));
@@ -227,8 +239,9 @@ impl MapLeaf {
         }
         let first = first.0.saturating_sub(self.base.0) as u16;
         let last = (last.0.min(window_last) - self.base.0) as u16;
-        let range = self.position(first)..self.entries.partition_point(|entry| entry.offset <= last);
-        let gone = self.entries.get(range.clone()).unwrap_or_default().to_vec();
+        // Nothing is left of a range that begins behind its end.
+        let range = self.position(first)..self.entries.position_behind(last).max(self.position(first));
+        let gone: Vec<MapEntry> = self.entries.range(range.clone()).collect();
         for (offset, mapping) in gone.iter().flat_map(|entry| entry.blocks()) {
             if (first..=last).contains(&offset) {
                 removed(mapping);
@@ -244,32 +257,50 @@ impl MapLeaf {
     /// Cuts a run when there is nothing else to cut. Panics when fewer than two blocks are mapped.
     pub fn split(&mut self) -> (VirtualBlock, Self) {
         assert!(self.mapped_blocks >= 2, "a leaf with {} mappings has no halves", self.mapped_blocks);
-        let right = if let [run] = self.entries[..] {
-            let middle = run.offset + run.length / 2;
-            self.entries = run.before(middle).into_iter().collect();
-            run.after(middle - 1).into_iter().collect()
-        } else {
-            let at = self.half();
-            self.entries.split_off(at)
-        };
+        if self.entries.len() == 1 {
+            return self.split_run();
+        }
+        let at = self.half();
+        self.split_at(at)
+    }
+
+    /// Moves the last entry to a new leaf, as [`Self::split`] does the rear half: for a leaf that is filled in order, so
+    /// that it stays full. There must be two entries at least.
+    pub fn split_last(&mut self) -> (VirtualBlock, Self) {
+        assert!(self.entries.len() >= 2, "a leaf of {} entries keeps none", self.entries.len());
+        self.split_at(self.entries.len() - 1)
+    }
+
+    fn split_run(&mut self) -> (VirtualBlock, Self) {
+        let run = self.entries.get(0).expect("the leaf is not empty");
+        let middle = run.offset + run.length / 2;
+        let halves = run.before(middle).into_iter().chain(run.after(middle - 1));
+        self.entries.splice(0..1, &halves.collect::<Vec<_>>());
+        self.split_at(1)
+    }
+
+    fn split_at(&mut self, at: usize) -> (VirtualBlock, Self) {
+        let right = self.entries.split_off(at);
         self.recount();
         let right = Self::from_entries(self.base, right);
         (right.first().expect("neither half is empty"), right)
     }
 
     /// Takes over the mappings of `right`. Panics unless it lies behind this leaf in the same window.
-    pub fn append(&mut self, mut right: Self) {
+    pub fn append(&mut self, right: Self) {
         assert!(
             self.base == right.base && self.last() < right.first(),
             "only a right neighbour can be appended"
         );
-        if let (Some(last), Some(first)) = (self.entries.last_mut(), right.entries.first())
+        let mut moved: Vec<MapEntry> = right.entries.iter().collect();
+        let mut end = self.entries.len()..self.entries.len();
+        if let (Some(last), Some(first)) = (self.entries.last(), moved.first_mut())
             && let Some(joined) = last.join(first)
         {
-            *last = joined;
-            right.entries.remove(0);
+            *first = joined;
+            end.start -= 1;
         }
-        self.entries.append(&mut right.entries);
+        self.entries.splice(end, &moved);
         self.recount();
     }
 
@@ -284,7 +315,7 @@ impl MapLeaf {
 
     /// The first entry that does not end in front of `offset`.
     fn position(&self, offset: u16) -> usize {
-        self.entries.partition_point(|entry| entry.end() <= u32::from(offset))
+        self.entries.position(offset)
     }
 
     /// Joins `entry` with the entries left and right of it where they make a run, and widens `range` to these.
@@ -297,12 +328,12 @@ impl MapLeaf {
     ) {
         let previous =
             range.start.checked_sub(1).and_then(|index| self.entries.get(index)).filter(|_| before.is_none());
-        if let Some(joined) = previous.or(before.as_ref()).and_then(|left| left.join(entry)) {
+        if let Some(joined) = previous.or(*before).and_then(|left| left.join(entry)) {
             range.start -= usize::from(before.take().is_none());
             *entry = joined;
         }
         let next = self.entries.get(range.end).filter(|_| after.is_none());
-        if let Some(joined) = next.or(after.as_ref()).and_then(|right| entry.join(right)) {
+        if let Some(joined) = next.or(*after).and_then(|right| entry.join(&right)) {
             range.end += usize::from(after.take().is_none());
             *entry = joined;
         }
@@ -317,14 +348,14 @@ impl MapLeaf {
         for part in parts.into_iter().flatten() {
             packed[count] = part;
             count += 1;
-            self.mapped_blocks += u64::from(part.length);
-            self.encoded_bytes += part.encoded_bytes();
+            self.mapped_blocks += u32::from(part.length);
+            self.encoded_bytes += part.encoded_bytes() as u32;
         }
-        for gone in &self.entries[range.clone()] {
-            self.mapped_blocks -= u64::from(gone.length);
-            self.encoded_bytes -= gone.encoded_bytes();
+        for gone in self.entries.range(range.clone()) {
+            self.mapped_blocks -= u32::from(gone.length);
+            self.encoded_bytes -= gone.encoded_bytes() as u32;
         }
-        self.entries.splice(range, packed[..count].iter().copied());
+        self.entries.splice(range, &packed[..count]);
     }
 
     /// The entry at which the rear half begins; neither half is empty.
@@ -332,13 +363,13 @@ impl MapLeaf {
         let mut bytes = 0;
         let until_half = self.entries.iter().take_while(|entry| {
             bytes += entry.encoded_bytes();
-            bytes <= self.encoded_bytes / 2
+            bytes <= self.encoded_bytes() / 2
         });
         until_half.count().clamp(1, self.entries.len() - 1)
     }
 
     fn recount(&mut self) {
-        self.mapped_blocks = self.entries.iter().map(|entry| u64::from(entry.length)).sum();
-        self.encoded_bytes = self.entries.iter().map(MapEntry::encoded_bytes).sum();
+        self.mapped_blocks = self.entries.iter().map(|entry| u32::from(entry.length)).sum();
+        self.encoded_bytes = self.entries.iter().map(|entry| entry.encoded_bytes() as u32).sum();
     }
 }

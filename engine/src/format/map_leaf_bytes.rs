@@ -3,8 +3,10 @@
 //! Owns the bytes of the leaf and what must hold before they are believed. Read next: `map_leaf.rs`.
 
 use super::codec::{Reader, U48_LIMIT, Writer};
+use super::map_entries::Entries;
 use super::map_leaf::{MapEntry, MapLeaf, WINDOW_BLOCKS};
 use super::mapping::{LOST, Layer, Mapping};
+use super::page::BODY_BYTES;
 use crate::error::{Error, Result};
 use crate::units::{DataBlock, SectorMask, VirtualBlock};
 
@@ -31,7 +33,7 @@ impl MapLeaf {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(self.encoded_bytes());
         for entry in self.iter_entries() {
-            write_entry(entry, &mut out);
+            write_entry(&entry, &mut out);
         }
         out.finish()
     }
@@ -48,14 +50,15 @@ impl MapLeaf {
         let mut allowed_from = (first_key - base) as u32;
         let allowed_to = (last_key - base) as u32;
         let mut reader = Reader::new(body);
-        let mut entries = Vec::new();
+        // An entry has 10 bytes at least.
+        let mut entries = Entries::with_capacity(body.len().min(BODY_BYTES) / 10);
         while !reader.is_empty() {
             let entry = read_entry(&mut reader)?;
             if u32::from(entry.offset) < allowed_from || entry.end() > allowed_to + 1 {
                 return Err(Error::damaged("mapping leaf: entries overlap or lie outside its keys"));
             }
             allowed_from = entry.end();
-            entries.push(entry);
+            entries.push(&entry);
         }
         Ok(Self::from_entries(VirtualBlock(base), entries))
     }
@@ -78,10 +81,12 @@ fn write_entry(entry: &MapEntry, out: &mut Writer) {
 }
 
 fn read_entry(reader: &mut Reader<'_>) -> Result<MapEntry> {
-    let word = reader.u16()?;
+    // One look at the end of the body for all three: a large pool has millions of entries to read.
+    let [w0, w1, b0, b1, b2, b3, b4, b5, m0, m1] = reader.array()?;
+    let word = u16::from_le_bytes([w0, w1]);
     let offset = word & OFFSET_MASK;
-    let block = DataBlock(reader.u48()?);
-    let mask_or_length = reader.u16()?;
+    let block = DataBlock(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, 0, 0]));
+    let mask_or_length = u16::from_le_bytes([m0, m1]);
     let upper = Layer { block, mask: SectorMask(mask_or_length) };
     let entry = match word >> KIND_SHIFT {
         SINGLE => MapEntry { offset, length: 1, mapping: Mapping { upper, lower: None } },

@@ -10,10 +10,11 @@
 //! | `superblock.rs`, `root_slot.rs` | pages 0 to 3 of the metadata file |
 //! | `page.rs` | header of all other pages, pointers to them |
 //! | `inner_page.rs`, `map_leaf.rs`, `volume_leaf.rs`, `count_leaf.rs`, `overflow_leaf.rs` | what pages hold |
-//! | `mapping.rs`, `map_leaf_bytes.rs`, `volume_record.rs` | what leaves hold |
+//! | `mapping.rs`, `map_entries.rs`, `map_leaf_bytes.rs`, `volume_record.rs` | what leaves hold |
 //! | `log_head.rs`, `log_record.rs`, `delta.rs` | the log |
 //! | `stream.rs` | a snapshot on its way to another pool |
 //! | `codec.rs`, `checksum.rs` | numbers and checksums |
+//! | `codec.rs`, `checksum.rs`, `search.rs` | numbers, checksums, searching sorted entries |
 //!
 //! # Adding to the format
 //!
@@ -31,6 +32,7 @@ mod golden;
 mod inner_page;
 mod log_head;
 mod log_record;
+mod map_entries;
 mod map_leaf;
 mod map_leaf_bytes;
 #[cfg(test)]
@@ -39,6 +41,7 @@ mod mapping;
 mod overflow_leaf;
 mod page;
 mod root_slot;
+mod search;
 mod stream;
 #[cfg(test)]
 mod stream_tests;

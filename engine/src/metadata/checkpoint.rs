@@ -4,10 +4,10 @@
 //! taken: mapping trees took theirs when they changed, then volume leaves, then counts, whose own pages change
 //! counts until nothing new is changed. When the pages and the slot are written is `data_path/checkpoint.rs`.
 
-use super::Metadata;
 use super::counts::Counts;
 use super::index_tree::{IndexTree, InnerPlan, LeafPlace, inner_pages};
 use super::tree::Forest;
+use super::{Metadata, PageSink};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, COUNTS_PER_LEAF, OVERFLOWS_PER_LEAF, PageHeader, PageKind, Pointer, RootSlot};
 use crate::options::Owner;
@@ -80,6 +80,13 @@ impl Metadata {
     ///
     /// Fails with `NoSpace`, before anything changed, if the metadata file has too few free pages.
     pub fn freeze(&mut self, facts: SlotFacts) -> Result<Frozen> {
+        let mut pages = Vec::new();
+        let slot = self.freeze_into(facts, &mut |number, bytes| pages.push((number, bytes)))?;
+        Ok(Frozen { pages, slot })
+    }
+
+    /// As [`Metadata::freeze`], and hands every page to `pages` at once instead of keeping all in memory. Returns the slot.
+    pub fn freeze_into(&mut self, facts: SlotFacts, pages: &mut PageSink<'_>) -> Result<RootSlot> {
         if let Some(damage) = self.forest.damage() {
             return Err(damage.clone());
         }
@@ -87,14 +94,13 @@ impl Metadata {
             return Err(Error::new(ErrorKind::NoSpace, "the metadata file has no room for a checkpoint"));
         }
         let generation = self.forest.building;
-        let mut pages = Vec::new();
-        self.forest.seal_dirty(self.volumes.changed_mut().map(|record| &mut record.root), &mut pages);
-        self.seal_volumes(generation, &mut pages)?;
-        self.seal_counts(generation, &mut pages)?;
+        self.forest.seal_dirty(self.volumes.changed_mut().map(|record| &mut record.root), pages);
+        self.seal_volumes(generation, pages)?;
+        self.seal_counts(generation, pages)?;
         self.forest.start_generation(Generation(generation.0 + 1));
         let slot = self.root_slot(generation, facts);
         self.slot = slot.clone();
-        Ok(Frozen { pages, slot })
+        Ok(slot)
     }
 
     fn root_slot(&self, generation: Generation, facts: SlotFacts) -> RootSlot {
@@ -118,7 +124,7 @@ impl Metadata {
         }
     }
 
-    fn seal_volumes(&mut self, generation: Generation, pages: &mut Vec<(PageNumber, Bytes)>) -> Result<()> {
+    fn seal_volumes(&mut self, generation: Generation, pages: &mut PageSink<'_>) -> Result<()> {
         let changed = self.volumes.take_changed_leaves();
         if changed.is_empty() {
             return Ok(());
@@ -147,7 +153,7 @@ impl Metadata {
 
     /// Counts of pages change while pages for counts are taken: first take pages until nothing new has changed,
     /// then encode.
-    fn seal_counts(&mut self, generation: Generation, pages: &mut Vec<(PageNumber, Bytes)>) -> Result<()> {
+    fn seal_counts(&mut self, generation: Generation, pages: &mut PageSink<'_>) -> Result<()> {
         let forest = &mut self.forest;
         let trees = &mut self.count_trees;
         let page_leaves = forest.page_counts.len().div_ceil(COUNTS_PER_LEAF) as usize;
@@ -187,6 +193,8 @@ impl Which {
 /// Page numbers for the leaves of one tree that will be written, and for all its inner pages.
 struct LeafPlan {
     leaves: BTreeMap<usize, PageNumber>,
+    /// Changed leaves that are all one count now: their pointers say it, and they take no page.
+    uniform: Vec<(usize, u32)>,
     count: usize,
     inner: Option<InnerPlan>,
 }
@@ -194,7 +202,7 @@ struct LeafPlan {
 impl LeafPlan {
     /// A plan for a tree of `count` leaves at fixed places. A tree in which nothing changed is left as it is.
     fn fixed(forest: &mut Forest, tree: &mut IndexTree, count: usize, which: Which) -> Result<Self> {
-        let mut plan = Self { leaves: BTreeMap::new(), count, inner: None };
+        let mut plan = Self { leaves: BTreeMap::new(), uniform: Vec::new(), count, inner: None };
         let unchanged = which.of(forest).changed_leaves().is_empty() && tree.leaves.len() == count;
         if unchanged && matches!(which, Which::Data) {
             return Ok(plan);
@@ -214,7 +222,17 @@ impl LeafPlan {
             .filter(|leaf| !self.leaves.contains_key(leaf))
             .collect();
         for leaf in &new {
-            self.leaves.insert(*leaf, forest.allocate_page()?);
+            // Counts of pages still change while pages are taken here: what is uniform now may not be at the end.
+            let uniform = match which {
+                Which::Data => forest.data_counts.make_uniform(*leaf),
+                Which::Pages => None,
+            };
+            match uniform {
+                Some(count) => self.uniform.push((*leaf, count)),
+                None => {
+                    self.leaves.insert(*leaf, forest.allocate_page()?);
+                }
+            }
             if let Some(old) = tree.leaves.get(*leaf).filter(|old| old.pointer.page.0 != 0) {
                 forest.free_page(old.pointer.page, old.pointer.generation);
             }
@@ -225,7 +243,7 @@ impl LeafPlan {
     /// Overflow is rare and small: when it changed it is written anew, whole.
     fn overflow(forest: &mut Forest, tree: &mut IndexTree, which: Which) -> Result<Self> {
         let count = which.of(forest).overflow_len().div_ceil(OVERFLOWS_PER_LEAF);
-        let mut plan = Self { leaves: BTreeMap::new(), count, inner: None };
+        let mut plan = Self { leaves: BTreeMap::new(), uniform: Vec::new(), count, inner: None };
         if !which.of(forest).overflow_changed() {
             return Ok(plan);
         }
@@ -245,11 +263,14 @@ impl LeafPlan {
         counts: &Counts,
         pool: &[u8; 16],
         generation: Generation,
-        pages: &mut Vec<(PageNumber, Bytes)>,
+        pages: &mut PageSink<'_>,
     ) {
         let Some(inner) = self.inner else { return };
         for index in tree.leaves.len()..self.count {
             tree.leaves.push(LeafPlace { first_key: index as u64 * COUNTS_PER_LEAF, pointer: uniform(0) });
+        }
+        for (index, count) in self.uniform {
+            tree.leaves[index].pointer = uniform(count);
         }
         for (index, number) in self.leaves {
             let bytes = counts.leaf_bytes(index);
@@ -257,7 +278,7 @@ impl LeafPlan {
             let last = first + bytes.len() as u64 - 1;
             let header = leaf_header(PageKind::CountLeaf, bytes.len(), generation, (first, last));
             tree.leaves[index].pointer =
-                put_page(pool, header, number, &format::encode_count_leaf(bytes), pages);
+                put_page(pool, header, number, &format::encode_count_leaf(&bytes), pages);
         }
         tree.seal_inner(inner, pool, generation, pages);
     }
@@ -268,7 +289,7 @@ impl LeafPlan {
         counts: &Counts,
         pool: &[u8; 16],
         generation: Generation,
-        pages: &mut Vec<(PageNumber, Bytes)>,
+        pages: &mut PageSink<'_>,
     ) {
         let Some(inner) = self.inner else { return };
         let entries: Vec<(u64, u32)> = counts.overflow().collect();
@@ -314,9 +335,9 @@ fn put_page(
     header: PageHeader,
     number: PageNumber,
     body: &[u8],
-    pages: &mut Vec<(PageNumber, Bytes)>,
+    pages: &mut PageSink<'_>,
 ) -> Pointer {
     let (buffer, checksum) = format::seal(&PageHeader { number, ..header }, pool, body);
-    pages.push((number, buffer.freeze()));
+    pages(number, buffer.freeze());
     Pointer { page: number, copy: None, generation: header.generation, checksum, mapped: 0 }
 }

@@ -1,4 +1,4 @@
-//! Exact reference counts: one byte a block or page, large counts apart.
+//! Exact reference counts: one byte a block or page, in chunks that are stored whole or as one number; large counts apart.
 //!
 //! Owns the numbers in memory and knows which leaves of them changed since the last checkpoint. Writes and reads no
 //! pages (`checkpoint.rs` and `recovery.rs` do) and does not know what is counted. Read next: `page_space.rs`.
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 /// The byte that says that the count stands in the overflow.
 const IN_OVERFLOW: u8 = u8::MAX;
-/// Counts of one leaf.
+/// Counts of one leaf, and of one chunk in memory.
 const LEAF: usize = COUNTS_PER_LEAF as usize;
 
-/// The counts of one leaf as they stood on disk.
-#[derive(Clone, Copy, Debug)]
+/// The counts of one leaf as they stand on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadedCounts<'a> {
     /// One byte each.
     Each(&'a [u8]),
@@ -21,10 +21,20 @@ pub enum LoadedCounts<'a> {
     Uniform(u32),
 }
 
+/// The counts of one leaf in memory. In a large pool most blocks have the same few counts, neighbours above all.
+#[derive(Clone, Debug)]
+enum Chunk {
+    /// All are this; never [`IN_OVERFLOW`].
+    Uniform(u8),
+    /// One byte each, as many as the leaf has.
+    Dense(Box<[u8]>),
+}
+
 /// One count for every block of the data file, or for every page of the metadata file.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    bytes: Vec<u8>,
+    len: u64,
+    chunks: Vec<Chunk>,
     /// Counts of 255 and more.
     overflow: BTreeMap<u64, u32>,
     overflow_changed: bool,
@@ -33,6 +43,12 @@ pub struct Counts {
     /// Whether a leaf stands in `changed`.
     is_changed: Vec<bool>,
     in_use: u64,
+}
+
+/// The chunk of a count, and its place there.
+#[inline]
+const fn place(index: u64) -> (usize, usize) {
+    ((index / COUNTS_PER_LEAF) as usize, (index % COUNTS_PER_LEAF) as usize)
 }
 
 impl Counts {
@@ -45,19 +61,47 @@ impl Counts {
 
     /// How many counts there are.
     pub fn len(&self) -> u64 {
-        self.bytes.len() as u64
+        self.len
     }
 
     /// Whether there are no counts at all.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len == 0
     }
 
     /// Adds counts of zero up to `len` counts. Fewer than there are changes nothing.
     pub fn grow(&mut self, len: u64) {
-        let len = (len as usize).max(self.bytes.len());
-        self.bytes.resize(len, 0);
-        self.is_changed.resize(len.div_ceil(LEAF), false);
+        if len <= self.len {
+            return;
+        }
+        let last = self.chunks.len().saturating_sub(1);
+        let room = self.room(last);
+        self.len = len;
+        self.chunks.resize(len.div_ceil(COUNTS_PER_LEAF) as usize, Chunk::Uniform(0));
+        self.is_changed.resize(self.chunks.len(), false);
+        if !matches!(self.chunks.get(last), None | Some(Chunk::Uniform(0))) && room < self.room(last) {
+            self.lengthen(last, room);
+        }
+    }
+
+    /// A chunk that was the last one gets more counts: zeros behind the first `room` ones.
+    fn lengthen(&mut self, leaf: usize, room: usize) {
+        let mut bytes = vec![0; self.room(leaf)];
+        match &self.chunks[leaf] {
+            Chunk::Uniform(count) => {
+                bytes[..room].fill(*count);
+                // On disk it may be uniform too, which would hold for the new counts as well.
+                self.note_change(leaf);
+            }
+            Chunk::Dense(old) => bytes[..room].copy_from_slice(old),
+        }
+        self.chunks[leaf] = Chunk::Dense(bytes.into());
+    }
+
+    /// How many counts a leaf has: all but the last are full.
+    fn room(&self, leaf: usize) -> usize {
+        let first = (leaf as u64).saturating_mul(COUNTS_PER_LEAF);
+        self.len.saturating_sub(first).min(COUNTS_PER_LEAF) as usize
     }
 
     /// How many counts are not zero.
@@ -65,30 +109,83 @@ impl Counts {
         self.in_use
     }
 
+    /// The byte of `index`; zero behind the end.
+    #[inline]
+    fn byte(&self, index: u64) -> u8 {
+        let (leaf, at) = place(index);
+        match self.chunks.get(leaf) {
+            Some(Chunk::Dense(bytes)) => bytes.get(at).copied().unwrap_or(0),
+            Some(Chunk::Uniform(count)) if index < self.len => *count,
+            _ => 0,
+        }
+    }
+
     /// The count of `index`; zero behind the end.
+    #[inline]
     pub fn get(&self, index: u64) -> u32 {
-        match self.bytes.get(index as usize) {
-            Some(&IN_OVERFLOW) => self.overflow.get(&index).copied().unwrap_or(u32::from(IN_OVERFLOW)),
-            Some(&byte) => u32::from(byte),
-            None => 0,
+        match self.byte(index) {
+            IN_OVERFLOW => self.overflow.get(&index).copied().unwrap_or(u32::from(IN_OVERFLOW)),
+            byte => u32::from(byte),
         }
     }
 
     /// Whether nothing refers to `index`.
+    #[inline]
     pub fn is_zero(&self, index: u64) -> bool {
-        self.get(index) == 0
+        self.byte(index) == 0
+    }
+
+    /// Whether nothing refers to one of the `length` things from `first` on, or one of them is behind the end.
+    #[inline]
+    pub fn is_any_zero(&self, first: u64, length: u64) -> bool {
+        if length == 1 {
+            return self.is_zero(first);
+        }
+        first.checked_add(length).is_none_or(|end| end > self.len)
+            || self.pieces(first, length).any(|(leaf, from, to)| match &self.chunks[leaf] {
+                Chunk::Uniform(count) => *count == 0,
+                Chunk::Dense(bytes) => bytes[from..to].contains(&0),
+            })
+    }
+
+    /// The range `first..first + length`, which is not behind the end, leaf by leaf: leaf, and from where to where.
+    fn pieces(&self, first: u64, length: u64) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let end = first + length;
+        let leaves = first / COUNTS_PER_LEAF..end.div_ceil(COUNTS_PER_LEAF);
+        leaves.filter(move |_| length > 0).map(move |leaf| {
+            let start = leaf * COUNTS_PER_LEAF;
+            (
+                leaf as usize,
+                (first.max(start) - start) as usize,
+                (end.min(start + COUNTS_PER_LEAF) - start) as usize,
+            )
+        })
+    }
+
+    /// The byte of `index`, which is not behind the end, to be changed.
+    #[inline]
+    fn byte_mut(&mut self, index: u64) -> &mut u8 {
+        let (leaf, at) = place(index);
+        if let Chunk::Uniform(count) = self.chunks[leaf] {
+            self.chunks[leaf] = Chunk::Dense(vec![count; self.room(leaf)].into());
+        }
+        match &mut self.chunks[leaf] {
+            Chunk::Dense(bytes) => &mut bytes[at],
+            Chunk::Uniform(_) => unreachable!("it was made dense"),
+        }
     }
 
     /// Adds one, and returns the new count. Fails, changing nothing, behind the end and at the largest count.
     pub fn increment(&mut self, index: u64) -> Result<u32> {
-        let Some(byte) = self.bytes.get_mut(index as usize) else {
+        if index >= self.len {
             return Err(Error::damaged("a reference leads behind the end of the file"));
-        };
+        }
+        let byte = self.byte_mut(index);
         if *byte < IN_OVERFLOW - 1 {
             *byte += 1;
             let count = u32::from(*byte);
             self.in_use += u64::from(count == 1);
-            self.note_change(index);
+            self.note_change(place(index).0);
             return Ok(count);
         }
         let count = self.get(index).checked_add(1);
@@ -96,6 +193,33 @@ impl Counts {
             count.ok_or_else(|| Error::new(ErrorKind::Limit, "more references than a count can hold"))?;
         self.put(index, count);
         Ok(count)
+    }
+
+    /// Adds one to each of `length` counts from `first` on, as [`Self::increment`] does.
+    pub fn increment_run(&mut self, first: u64, length: u64) -> Result<()> {
+        if first.checked_add(length).is_none_or(|end| end > self.len) {
+            return Err(Error::damaged("a reference leads behind the end of the file"));
+        }
+        for (leaf, from, to) in self.pieces(first, length) {
+            match &mut self.chunks[leaf] {
+                Chunk::Uniform(count) if to - from == LEAF && *count < IN_OVERFLOW - 1 => {
+                    *count += 1;
+                    self.in_use += if *count == 1 { COUNTS_PER_LEAF } else { 0 };
+                    self.note_change(leaf);
+                }
+                Chunk::Dense(bytes) if bytes[from..to].iter().all(|byte| *byte < IN_OVERFLOW - 1) => {
+                    let zeros = bytes[from..to].iter().filter(|byte| **byte == 0).count();
+                    bytes[from..to].iter_mut().for_each(|byte| *byte += 1);
+                    self.in_use += zeros as u64;
+                    self.note_change(leaf);
+                }
+                _ => {
+                    let start = leaf as u64 * COUNTS_PER_LEAF;
+                    (from..to).try_for_each(|at| self.increment(start + at as u64).map(drop))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes one away, and returns the new count. Fails, changing nothing, if the count is zero.
@@ -109,7 +233,7 @@ impl Counts {
     }
 
     fn put(&mut self, index: u64, count: u32) {
-        let byte = &mut self.bytes[index as usize];
+        let byte = self.byte_mut(index);
         let (was_zero, was_overflow) = (*byte == 0, *byte == IN_OVERFLOW);
         *byte = u8::try_from(count).unwrap_or(IN_OVERFLOW);
         if *byte == IN_OVERFLOW {
@@ -120,16 +244,38 @@ impl Counts {
             self.overflow_changed = true;
         }
         self.in_use = self.in_use + u64::from(was_zero && count > 0) - u64::from(!was_zero && count == 0);
-        self.note_change(index);
+        self.note_change(place(index).0);
     }
 
     #[inline]
-    fn note_change(&mut self, index: u64) {
-        let leaf = (index / COUNTS_PER_LEAF) as usize;
+    fn note_change(&mut self, leaf: usize) {
         if !self.is_changed[leaf] {
             self.is_changed[leaf] = true;
             self.changed.push(leaf);
         }
+    }
+
+    /// A bit for every count, set where it is zero; bits behind the end are not set.
+    pub fn zeros(&self) -> Vec<u64> {
+        // A leaf starts at a multiple of 32 counts.
+        const GROUP: usize = 32;
+        const { assert!(LEAF.is_multiple_of(GROUP)) };
+        let mut words = vec![0u64; self.len.div_ceil(64) as usize];
+        let mut put = |at: usize, bits: u32| words[at / 64] |= u64::from(bits) << (at % 64);
+        for (leaf, chunk) in self.chunks.iter().enumerate() {
+            let (start, room) = (leaf * LEAF, self.room(leaf));
+            match chunk {
+                Chunk::Uniform(0) => (0..room).step_by(GROUP).for_each(|at| {
+                    put(start + at, u32::MAX >> (GROUP - GROUP.min(room - at)));
+                }),
+                Chunk::Uniform(_) => {}
+                Chunk::Dense(bytes) => bytes.chunks(GROUP).enumerate().for_each(|(group, bytes)| {
+                    let bits = bytes.iter().rev().fold(0, |bits, byte| bits << 1 | u32::from(*byte == 0));
+                    put(start + group * GROUP, bits);
+                }),
+            }
+        }
+        words
     }
 }
 
@@ -153,11 +299,34 @@ impl Counts {
         self.overflow_changed = false;
     }
 
-    /// The bytes of one leaf as they go to disk. The last leaf may be short, one behind it is empty.
-    pub fn leaf_bytes(&self, leaf: usize) -> &[u8] {
-        let first = leaf.saturating_mul(LEAF).min(self.bytes.len());
-        let end = first.saturating_add(LEAF).min(self.bytes.len());
-        &self.bytes[first..end]
+    /// The counts of one leaf as they go to disk. The last leaf may be short, one behind it is empty.
+    pub fn leaf(&self, leaf: usize) -> LoadedCounts<'_> {
+        match self.chunks.get(leaf) {
+            Some(Chunk::Dense(bytes)) => LoadedCounts::Each(bytes),
+            Some(Chunk::Uniform(count)) => LoadedCounts::Uniform(u32::from(*count)),
+            None => LoadedCounts::Each(&[]),
+        }
+    }
+
+    /// The same, a byte each, whatever the leaf is in memory.
+    pub fn leaf_bytes(&self, leaf: usize) -> Vec<u8> {
+        match self.leaf(leaf) {
+            LoadedCounts::Each(bytes) => bytes.to_vec(),
+            LoadedCounts::Uniform(count) => vec![count as u8; self.room(leaf)],
+        }
+    }
+
+    /// The one count of a changed leaf, if all of it is the same; from then on it takes no memory.
+    pub fn make_uniform(&mut self, leaf: usize) -> Option<u32> {
+        let count = match self.chunks.get(leaf)? {
+            Chunk::Uniform(count) => *count,
+            Chunk::Dense(bytes) => {
+                let first = *bytes.first().filter(|byte| **byte != IN_OVERFLOW)?;
+                bytes.iter().all(|byte| *byte == first).then_some(first)?
+            }
+        };
+        self.chunks[leaf] = Chunk::Uniform(count);
+        Some(u32::from(count))
     }
 
     /// How many counts stand in the overflow.
@@ -177,24 +346,29 @@ impl Counts {
     /// counts are. Counts that are not given stay zero.
     pub fn load_leaf(&mut self, first: u64, counts: LoadedCounts<'_>) -> Result<()> {
         let leaf = usize::try_from(first / COUNTS_PER_LEAF).unwrap_or(usize::MAX);
-        let room = self.leaf_bytes(leaf).len();
-        let uniform;
-        let bytes = match counts {
-            LoadedCounts::Each(bytes) => bytes,
+        let room = self.room(leaf);
+        let (chunk, in_use) = match counts {
             LoadedCounts::Uniform(count) if count < u32::from(IN_OVERFLOW) => {
-                uniform = vec![count as u8; room];
-                &uniform
+                (Chunk::Uniform(count as u8), if count > 0 { room } else { 0 })
             }
             LoadedCounts::Uniform(_) => return Err(Error::damaged("a leaf of counts is all overflow")),
+            LoadedCounts::Each(bytes) => {
+                let kept = bytes.len().min(room);
+                if bytes.len() > LEAF || bytes[kept..].iter().any(|&byte| byte != 0) {
+                    return Err(Error::damaged("a leaf of counts reaches behind the end of the file"));
+                }
+                let mut all = vec![0; room];
+                all[..kept].copy_from_slice(&bytes[..kept]);
+                (Chunk::Dense(all.into()), bytes.iter().filter(|&&byte| byte != 0).count())
+            }
         };
-        let kept = bytes.len().min(room);
-        let is_too_long = bytes.len() > LEAF || bytes[kept..].iter().any(|&byte| byte != 0);
-        if !first.is_multiple_of(COUNTS_PER_LEAF) || is_too_long {
+        if !first.is_multiple_of(COUNTS_PER_LEAF) {
             return Err(Error::damaged("a leaf of counts reaches behind the end of the file"));
         }
-        let start = leaf.saturating_mul(LEAF).min(self.bytes.len());
-        self.bytes[start..start + kept].copy_from_slice(&bytes[..kept]);
-        self.in_use += bytes.iter().filter(|&&byte| byte != 0).count() as u64;
+        if let Some(place) = self.chunks.get_mut(leaf) {
+            *place = chunk;
+            self.in_use += in_use as u64;
+        }
         Ok(())
     }
 
@@ -209,100 +383,16 @@ impl Counts {
 
     /// Checks that bytes and overflow belong together, and starts with nothing changed.
     pub fn finish_load(&mut self) -> Result<()> {
-        let marked = self.bytes.iter().filter(|&&byte| byte == IN_OVERFLOW).count();
-        let found =
-            self.overflow.keys().filter(|&&index| self.bytes.get(index as usize) == Some(&IN_OVERFLOW));
+        let marked_in = |chunk: &Chunk| match chunk {
+            Chunk::Dense(bytes) => bytes.iter().filter(|&&byte| byte == IN_OVERFLOW).count(),
+            Chunk::Uniform(_) => 0,
+        };
+        let marked: usize = self.chunks.iter().map(marked_in).sum();
+        let found = self.overflow.keys().filter(|&&index| self.byte(index) == IN_OVERFLOW);
         if marked != self.overflow.len() || found.count() != marked {
             return Err(Error::damaged("counts and their overflow do not fit together"));
         }
         self.clear_changed();
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reloaded(counts: &Counts) -> Counts {
-        let mut copy = Counts::new(counts.len());
-        for leaf in 0..counts.len().div_ceil(COUNTS_PER_LEAF) {
-            let bytes = counts.leaf_bytes(leaf as usize);
-            copy.load_leaf(leaf * COUNTS_PER_LEAF, LoadedCounts::Each(bytes)).unwrap();
-        }
-        counts.overflow().for_each(|(index, count)| copy.load_overflow(index, count).unwrap());
-        copy.finish_load().unwrap();
-        copy
-    }
-
-    #[test]
-    fn counts_pass_into_the_overflow_and_back() {
-        let mut counts = Counts::new(10);
-        for expected in 1..=300 {
-            assert_eq!(counts.increment(3), Ok(expected));
-            assert_eq!(counts.get(3), expected);
-            assert_eq!(counts.overflow_len(), usize::from(expected >= 255));
-            let copy = reloaded(&counts);
-            assert_eq!((copy.get(3), copy.in_use()), (expected, 1));
-        }
-        assert_eq!((counts.in_use(), counts.leaf_bytes(0)[3]), (1, 255));
-        for expected in (0..300).rev() {
-            assert_eq!(counts.decrement(3), Ok(expected));
-            assert_eq!(counts.get(3), expected);
-        }
-        assert_eq!((counts.in_use(), counts.overflow_len()), (0, 0));
-    }
-
-    #[test]
-    fn zero_is_not_decremented_and_the_end_is_not_crossed() {
-        let mut counts = Counts::new(10);
-        assert_eq!(counts.decrement(3).unwrap_err().kind(), ErrorKind::Damaged);
-        assert_eq!(counts.decrement(10).unwrap_err().kind(), ErrorKind::Damaged);
-        assert_eq!(counts.increment(10).unwrap_err().kind(), ErrorKind::Damaged);
-        assert!(counts.changed_leaves().is_empty());
-        counts.grow(11);
-        assert_eq!(counts.increment(10), Ok(1));
-    }
-
-    #[test]
-    fn changed_leaves_are_named_once() {
-        let mut counts = Counts::new(3 * COUNTS_PER_LEAF - 1);
-        for index in [2 * COUNTS_PER_LEAF, 1, 2 * COUNTS_PER_LEAF + 1, 1] {
-            counts.increment(index).unwrap();
-        }
-        assert_eq!(counts.changed_leaves(), [2, 0]);
-        assert_eq!(counts.leaf_bytes(2).len(), LEAF - 1);
-        assert!(counts.leaf_bytes(3).is_empty());
-        counts.clear_changed();
-        assert!(counts.changed_leaves().is_empty());
-        counts.decrement(1).unwrap();
-        assert_eq!(counts.changed_leaves(), [0]);
-    }
-
-    #[test]
-    fn a_uniform_leaf_ends_where_the_file_does() {
-        let mut counts = Counts::new(COUNTS_PER_LEAF + 2);
-        counts.load_leaf(COUNTS_PER_LEAF, LoadedCounts::Uniform(7)).unwrap();
-        counts.finish_load().unwrap();
-        assert_eq!((counts.leaf_bytes(1), counts.in_use()), (&[7, 7][..], 2));
-    }
-
-    #[test]
-    fn loading_refuses_what_does_not_fit_together() {
-        let mut counts = Counts::new(10);
-        assert!(counts.load_leaf(0, LoadedCounts::Each(&[0; 10])).is_ok());
-        assert!(counts.load_leaf(0, LoadedCounts::Each(&[0; 4000])).is_ok());
-        assert!(counts.load_leaf(0, LoadedCounts::Each(&[1; 11])).is_err());
-        assert!(counts.load_leaf(1, LoadedCounts::Each(&[1])).is_err());
-        assert!(counts.load_leaf(u64::MAX / 4000 * 4000, LoadedCounts::Each(&[1])).is_err());
-        assert!(counts.load_leaf(0, LoadedCounts::Uniform(255)).is_err());
-        assert!(counts.load_overflow(1, 254).is_err());
-        counts.load_leaf(0, LoadedCounts::Each(&[255])).unwrap();
-        assert!(counts.clone().finish_load().is_err());
-        counts.load_overflow(0, 255).unwrap();
-        assert!(counts.load_overflow(0, 256).is_err());
-        counts.clone().finish_load().unwrap();
-        counts.load_overflow(9, 300).unwrap();
-        assert!(counts.finish_load().is_err());
     }
 }

@@ -43,8 +43,7 @@ pub fn create(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &CreateOpti
             clean: true,
             owner: Owner::default(),
         };
-        let frozen = state.freeze(facts)?;
-        write_checkpoint(&mut files, &state.superblock.pool, frozen)?;
+        write_now(&mut files, &mut state, facts)?;
     }
     Ok(())
 }
@@ -177,8 +176,26 @@ pub fn write_checkpoint(files: &mut Files<'_>, pool: &[u8; 16], frozen: Frozen) 
     for (number, bytes) in frozen.pages {
         files.metadata.write(number.offset_bytes(), bytes)?;
     }
+    write_slot(files, pool, &frozen.slot)
+}
+
+/// Freezes the present state and writes it as a checkpoint, page by page, with nothing else going on. Returns its
+/// generation.
+pub fn write_now(files: &mut Files<'_>, state: &mut Metadata, facts: SlotFacts) -> Result<Generation> {
+    let mut written = Ok(());
+    let slot = state.freeze_into(facts, &mut |number, bytes| {
+        if written.is_ok() {
+            written = files.metadata.write(number.offset_bytes(), bytes);
+        }
+    })?;
+    written?;
+    write_slot(files, &state.superblock.pool, &slot)?;
+    Ok(slot.generation)
+}
+
+fn write_slot(files: &mut Files<'_>, pool: &[u8; 16], slot: &RootSlot) -> Result<()> {
     files.metadata.sync()?;
-    let page = ROOT_SLOT_PAGES[(frozen.slot.generation.0 % 2) as usize];
-    files.metadata.write(page.offset_bytes(), frozen.slot.encode(pool)?.freeze())?;
+    let page = ROOT_SLOT_PAGES[(slot.generation.0 % 2) as usize];
+    files.metadata.write(page.offset_bytes(), slot.encode(pool)?.freeze())?;
     files.metadata.sync()
 }

@@ -3,6 +3,7 @@
 //! Owns the pointers to the leaves and the inner pages above them. Inner pages are few (one for 117 leaves) and are
 //! all written again when a leaf changes, so there is nothing to balance. Mapping trees are another thing: `tree/`.
 
+use super::PageSink;
 use crate::error::{Error, Result};
 use crate::format::{self, INNER_CAPACITY, InnerPage, PageHeader, PageKind, Pointer};
 use crate::units::{Generation, PageNumber, VolumeId};
@@ -80,7 +81,7 @@ impl IndexTree {
         plan: InnerPlan,
         pool: &[u8; 16],
         generation: Generation,
-        pages: &mut Vec<(PageNumber, Bytes)>,
+        pages: &mut PageSink<'_>,
     ) {
         let mut places = plan.0.into_iter();
         let mut below: Vec<(u64, Pointer)> =
@@ -105,8 +106,8 @@ impl IndexTree {
                 };
                 let (buffer, checksum) = format::seal(&header, pool, &inner.encode());
                 let bytes = buffer.freeze();
-                pages.push((number, bytes.clone()));
-                pages.push((copy, bytes));
+                pages(number, bytes.clone());
+                pages(copy, bytes);
                 let pointer = Pointer { page: number, copy: Some(copy), generation, checksum, mapped: 0 };
                 self.inner.push(pointer);
                 above.push((children[0].0, pointer));

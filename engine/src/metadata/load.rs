@@ -43,6 +43,7 @@ pub fn load(
     forest.find_free_pages();
     forest.start_generation(building);
     let volumes = load_volumes(files, &pool, slot.volumes)?;
+    files.forget_ahead();
     let next_volume = slot.next_volume;
     Ok(Metadata { superblock: superblock.clone(), forest, volumes, next_volume, slot, count_trees: trees })
 }
@@ -63,7 +64,7 @@ fn load_volumes(files: &mut Files<'_>, pool: &[u8; 16], root: Option<Pointer>) -
     let tree = IndexTree::load(
         root,
         pool,
-        &mut |pointer| files.page(pool, pointer),
+        &mut |pointer| files.page_in_order(pool, pointer),
         &mut |_, header, body| {
             if header.kind != PageKind::VolumeLeaf {
                 return Err(wrong_kind(header.number));
@@ -90,7 +91,7 @@ fn load_counts(
     IndexTree::load(
         root,
         pool,
-        &mut |pointer| files.page(pool, pointer),
+        &mut |pointer| files.page_in_order(pool, pointer),
         &mut |key, header, body| {
             if header.kind != PageKind::CountLeaf || header.first_key != key {
                 return Err(wrong_kind(header.number));
@@ -110,7 +111,7 @@ fn load_overflow(
     IndexTree::load(
         root,
         pool,
-        &mut |pointer| files.page(pool, pointer),
+        &mut |pointer| files.page_in_order(pool, pointer),
         &mut |_, header, body| {
             if header.kind != PageKind::OverflowLeaf {
                 return Err(wrong_kind(header.number));
@@ -137,6 +138,7 @@ pub(super) fn keep_other_pages(files: &mut Files<'_>, metadata: &mut Metadata, o
         }
         Ok(())
     });
+    files.forget_ahead();
     if loaded.is_ok() {
         used.into_iter().for_each(|page| metadata.forest.keep_page(page, metadata.slot.generation));
     }

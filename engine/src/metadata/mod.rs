@@ -16,6 +16,8 @@ mod assemble;
 pub mod cache;
 mod checkpoint;
 pub mod counts;
+#[cfg(test)]
+mod counts_tests;
 mod create;
 pub mod files;
 mod index_tree;
@@ -29,14 +31,18 @@ mod volume_table;
 pub use assemble::{Parts, assemble};
 pub use checkpoint::{Frozen, SlotFacts};
 pub use counts::LoadedCounts;
-pub use create::{create, write_checkpoint};
+pub use create::{create, write_checkpoint, write_now};
 pub use index_tree::IndexTree;
 pub use log_ring::{LogRing, PAGES_PER_BLOCK};
 pub use tree::{Fault, Forest, Found};
 pub use volume_table::{LOG_VOLUME, VolumeTable, name_is_taken};
 
 use crate::format::{RootSlot, Superblock};
-use crate::units::VolumeId;
+use crate::units::{PageNumber, VolumeId};
+use bytes::Bytes;
+
+/// Takes a page that is to be written, at a number that nothing durable uses.
+pub type PageSink<'a> = dyn FnMut(PageNumber, Bytes) + 'a;
 
 /// The state of a pool in memory.
 pub struct Metadata {

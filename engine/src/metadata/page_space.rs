@@ -30,23 +30,22 @@ pub struct PageSpace {
 impl PageSpace {
     /// The space that `counts` describes: pages behind the superblock and root slots with a count of zero are free.
     pub fn from_counts(counts: &Counts) -> Self {
-        let mut space = Self::default();
-        space.grow(counts.len());
-        for page in 0..counts.len() {
-            if !counts.is_zero(page) {
-                space.take(page as usize);
-            }
-        }
-        space
+        let mut free = BitVec::from_vec(counts.zeros());
+        free.truncate(counts.len() as usize);
+        let reserved = free.len().min(FIRST_FREE_PAGE.0 as usize);
+        free[..reserved].fill(false);
+        let free_pages = free.count_ones() as u64;
+        Self { free, free_pages, ..Self::default() }
     }
 
     /// Adds free pages up to `len` pages. Fewer than there are changes nothing.
     pub fn grow(&mut self, len: u64) {
-        for page in self.free.len() as u64..len {
-            let is_free = page >= FIRST_FREE_PAGE.0;
-            self.free.push(is_free);
-            self.free_pages += u64::from(is_free);
-        }
+        let now = self.free.len();
+        let Some(more) = len.checked_sub(now as u64).filter(|more| *more > 0) else { return };
+        self.free.resize(now + more as usize, true);
+        let reserved = (FIRST_FREE_PAGE.0 as usize).saturating_sub(now).min(more as usize);
+        self.free[now..now + reserved].fill(false);
+        self.free_pages += more - reserved as u64;
     }
 
     /// How many pages the file has, free or not.

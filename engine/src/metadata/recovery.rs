@@ -118,9 +118,15 @@ fn recover_from(
     }
     let records = read_chain(files, superblock, &metadata.slot, &mut ring)?;
     let sequence = records.last().map_or(metadata.slot.sequence, |record| record.sequence);
-    let synced = look_for_evidence(files, superblock, &metadata.slot, &ring, sequence)?;
+    // A slot that says the pool was closed is the last thing that its opening wrote; records of a later opening come after
+    // its log head, which was looked at. So there is nothing to find in the ring, which may be 256 MiB long.
+    let synced = if metadata.slot.clean && records.is_empty() {
+        sequence
+    } else {
+        look_for_evidence(files, superblock, &metadata.slot, &ring, sequence)?
+    };
     let mut findings = Findings { records: records.len() as u64, ..Findings::default() };
-    let checked = replay(files, &mut metadata, records, synced, &mut findings)?;
+    let checked = replay(files, &mut metadata, &ring, &records, synced, &mut findings)?;
     let incarnation = metadata.slot.incarnation;
     Ok(Recovered { metadata, ring, sequence, incarnation, checked, findings })
 }
@@ -174,35 +180,48 @@ fn older_than_data(place: Place) -> Error {
     .at(place)
 }
 
+/// A record of the chain. What it says is read again when it is replayed: all deltas of a long log take much memory.
+pub(crate) struct ChainRecord {
+    pub sequence: Sequence,
+    pub synced: Sequence,
+    position: u64,
+}
+
 /// The records behind the root slot, as far as the chain holds.
 pub(crate) fn read_chain(
     files: &mut Files<'_>,
     superblock: &Superblock,
     slot: &RootSlot,
     ring: &mut LogRing,
-) -> Result<Vec<LogRecord>> {
-    let mut records: Vec<LogRecord> = Vec::new();
+) -> Result<Vec<ChainRecord>> {
+    let mut records: Vec<ChainRecord> = Vec::new();
     let mut expected = slot.sequence.next();
     let start = ring.head;
-    while let Some(record) = read_record(files, superblock, ring)? {
+    while let Some(record) = read_record(files, superblock, ring, ring.head)? {
         let fits = record.sequence == expected && record.incarnation == slot.incarnation;
         let old = canary::broken(Canary::AnyIncarnation) && record.sequence == expected;
         if !(fits || old) || ring.head - start + u64::from(record.pages) > ring.pages() {
             break;
         }
-        ring.head += u64::from(record.pages);
+        let LogRecord { sequence, synced, pages, .. } = record;
+        records.push(ChainRecord { sequence, synced, position: ring.head });
+        ring.head += u64::from(pages);
         expected = expected.next();
-        records.push(record);
     }
     Ok(records)
 }
 
-/// The valid record at the head of the ring, if there is one.
-fn read_record(files: &mut Files<'_>, superblock: &Superblock, ring: &LogRing) -> Result<Option<LogRecord>> {
-    let offset = ring.offset_bytes(ring.head);
+/// The valid record at a position of the ring, if there is one.
+fn read_record(
+    files: &mut Files<'_>,
+    superblock: &Superblock,
+    ring: &LogRing,
+    position: u64,
+) -> Result<Option<LogRecord>> {
+    let offset = ring.offset_bytes(position);
     let first = files.data.read(offset, PAGE_BYTES)?;
     let Some(header) = LogRecord::peek(&first) else { return Ok(None) };
-    if u64::from(header.pages) > ring.contiguous_pages(ring.head) {
+    if u64::from(header.pages) > ring.contiguous_pages(position) {
         return Ok(None);
     }
     let bytes = files.data.read(offset, usize::from(header.pages) * PAGE_BYTES)?;
@@ -265,13 +284,15 @@ fn verdict_on(header: &RecordHeader, slot: &RootSlot, end: Sequence) -> Error {
 fn replay(
     files: &mut Files<'_>,
     metadata: &mut Metadata,
-    records: Vec<LogRecord>,
+    ring: &LogRing,
+    records: &[ChainRecord],
     synced: Sequence,
     findings: &mut Findings,
 ) -> Result<Vec<Checked>> {
     let mut checked = Vec::new();
     let proven = records.iter().map(|record| record.synced).fold(synced, Sequence::max);
-    for record in records {
+    for found in records {
+        let record = read_again(files, &metadata.superblock, ring, found)?;
         let seen = record.sequence > proven && !canary::broken(Canary::UnseenReplay);
         for delta in &record.deltas {
             if seen && !data_arrived(files, delta)? {
@@ -289,6 +310,20 @@ fn replay(
         }
     }
     Ok(checked)
+}
+
+/// A record that was valid when the chain was read.
+pub(crate) fn read_again(
+    files: &mut Files<'_>,
+    superblock: &Superblock,
+    ring: &LogRing,
+    found: &ChainRecord,
+) -> Result<LogRecord> {
+    let record = read_record(files, superblock, ring, found.position)?;
+    record.filter(|record| record.sequence == found.sequence).ok_or_else(|| {
+        let message = "a log record reads differently a second time; is somebody writing to the data file?";
+        Error::new(ErrorKind::Io, message).at(Place::Record(found.sequence))
+    })
 }
 
 pub(crate) fn data_arrived(files: &mut Files<'_>, delta: &Delta) -> Result<bool> {

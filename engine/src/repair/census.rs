@@ -92,7 +92,7 @@ impl<'b> Census<'b> {
 
     fn is_leaf_clean(&mut self, edge: &Edge, leaf: &MapLeaf) -> bool {
         self.lost_before |= leaf.iter_entries().any(|entry| !entry.mapping.lost().is_empty());
-        let possible = |entry: &MapEntry| entry.data_blocks().all(|block| self.possible.has(block));
+        let possible = |entry: MapEntry| entry.data_blocks().all(|block| self.possible.has(block));
         let clean = leaf.iter_entries().all(possible);
         if !clean {
             let error = Error::damaged("it maps blocks that no volume can have");

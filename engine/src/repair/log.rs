@@ -9,7 +9,7 @@ use crate::format::{Delta, LogHead, LogRecord, RootSlot, Superblock};
 use crate::metadata::LogRing;
 use crate::metadata::files::Files;
 use crate::metadata::log_ring::PAGES_PER_BLOCK;
-use crate::metadata::recovery::{check_log_head, look_for_evidence, read_chain};
+use crate::metadata::recovery::{check_log_head, look_for_evidence, read_again, read_chain};
 use crate::units::{Incarnation, PAGE_BYTES, Sequence, VolumeId};
 use rustc_hash::FxHashSet;
 
@@ -40,7 +40,9 @@ impl Log {
             }
             Err(error) => return Err(error),
         }
-        let records = read_chain(files, superblock, slot, &mut ring)?;
+        let chain = read_chain(files, superblock, slot, &mut ring)?;
+        let records = chain.iter().map(|found| read_again(files, superblock, &ring, found));
+        let records = records.collect::<Result<Vec<_>>>()?;
         let sequence = records.last().map_or(slot.sequence, |record| record.sequence);
         let synced = look_for_evidence(files, superblock, slot, &ring, sequence)?;
         let synced = records.iter().map(|record| record.synced).fold(synced, Sequence::max);

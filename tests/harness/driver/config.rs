@@ -105,7 +105,7 @@ fn small_options(rng: &mut Rng) -> OpenOptions {
         slice_mappings: *rng.pick(&[1, 3, 64]),
         checkpoint_pages: *rng.pick(&[4, 16, 256]),
         metadata_step_pages: *rng.pick(&[8, 32]),
-        cache_pages: *rng.pick(&[0, 3, 1 << 14]),
+        cache_bytes: *rng.pick(&[0, 12 << 10, 64 << 20]),
         ..OpenOptions::default()
     }
 }

@@ -104,7 +104,7 @@ impl Forest {
             self.lower_keys(&path, above, at);
         }
         if is_too_long {
-            self.split_leaf(volume, root, &path);
+            self.split_leaf(volume, root, &path, at);
         }
         Ok(())
     }
@@ -189,8 +189,11 @@ impl Forest {
         }
     }
 
-    fn split_leaf(&mut self, volume: VolumeId, root: &mut Root, path: &Path) {
-        let (separator, right) = self.leaf_mut(path.leaf()).split();
+    /// Splits a leaf that `at` made too long. Where the leaf is filled in order the left part stays full.
+    fn split_leaf(&mut self, volume: VolumeId, root: &mut Root, path: &Path, at: VirtualBlock) {
+        let leaf = self.leaf_mut(path.leaf());
+        let is_last = leaf.last() == Some(at) && leaf.entries() > 1;
+        let (separator, right) = if is_last { leaf.split_last() } else { leaf.split() };
         let pointer = self.new_leaf_beside(volume, path.leaf(), right);
         self.insert_beside(volume, root, path.steps().len() - 1, path, (separator.0, pointer));
     }

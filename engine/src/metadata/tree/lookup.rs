@@ -137,9 +137,16 @@ impl Forest {
                 .at(Place::Page(root.page))
                 .into());
         }
+        let changes = self.cache.changes();
+        if let Some(path) = self.last.find(root, changes, block)
+            && let Some(CachedPage { node: Node::Leaf(leaf), .. }) = self.cache.get(path.leaf())
+        {
+            return Ok((path, leaf));
+        }
         let mut path = Path::default();
         let mut pointer = root;
         let mut leaf_key = None;
+        let mut end = LAST_KEY + 1;
         for level in (0..=level).rev() {
             let cached = self.node(pointer, level)?;
             let mut index = 0;
@@ -147,6 +154,7 @@ impl Forest {
                 Node::Leaf(leaf) => Err(leaf),
                 Node::Inner(inner) => {
                     index = inner.child_index(block.0);
+                    end = inner.entries.get(index + 1).map_or(end, |(next, _)| end.min(*next));
                     Ok(child(inner, index, pointer)?)
                 }
             };
@@ -154,6 +162,10 @@ impl Forest {
             path.length += 1;
             match next {
                 Err(leaf) if leaf_key.is_none_or(|key| window_start(key) == leaf.base().0) => {
+                    // In front of the lowest key of a page the way goes through it too, and `low` would not say so.
+                    if leaf_key.is_some_and(|key| key <= block.0) {
+                        self.last.remember(root, changes, &path, end);
+                    }
                     return Ok((path, leaf));
                 }
                 Err(_) => break,

@@ -15,6 +15,7 @@
 
 mod difference;
 mod insert;
+mod last;
 mod lookup;
 mod remove;
 mod seal;
@@ -113,6 +114,8 @@ pub struct Forest {
     damage: Option<Error>,
     /// Pages allocated while `building` was built, and not freed.
     dirty_pages: usize,
+    /// The way that was gone last.
+    last: last::LastWay,
 }
 
 impl Forest {
@@ -131,6 +134,7 @@ impl Forest {
             limits: TreeLimits::default(),
             damage: None,
             dirty_pages: 0,
+            last: last::LastWay::default(),
         }
     }
 
@@ -175,12 +179,21 @@ impl Forest {
         }
     }
 
-    /// Drops pages of generation `newest` and older from memory until `pages` are left, those unused for longer
-    /// first. The writes of all pages of these generations must have completed.
-    pub fn shrink_cache(&mut self, pages: usize, newest: Generation) {
-        // A page of `building` is nowhere but here.
-        let newest = newest.min(Generation(self.building.0.saturating_sub(1)));
-        self.cache.shrink(pages, newest);
+    /// Drops pages of generation `newest` and older from memory if all pages take more than `limit_bytes`, those unused
+    /// for longer first, those used at `protected` by the cache's clock or later never. The writes of all pages of these
+    /// generations must have completed.
+    pub fn bound_cache(&mut self, limit_bytes: usize, newest: Generation, protected: u64) {
+        self.cache.keep_below(limit_bytes, newest.min(self.newest_sealed()), protected);
+    }
+
+    /// Drops such pages until those that are left take `limit_bytes` or less.
+    pub fn shrink_cache(&mut self, limit_bytes: usize, newest: Generation) {
+        self.cache.shrink(limit_bytes, newest.min(self.newest_sealed()));
+    }
+
+    /// A page of `building` is nowhere but in memory.
+    fn newest_sealed(&self) -> Generation {
+        Generation(self.building.0.saturating_sub(1))
     }
 
     /// Drops one page from memory if it is sealed; its write must have completed. Whether it was dropped.
@@ -223,6 +236,12 @@ impl Forest {
     fn block_gained(&mut self, block: DataBlock) {
         if let Err(error) = self.data_counts.increment(block.0) {
             self.note_damage(error.at(Place::Block(block)));
+        }
+    }
+
+    fn blocks_gained(&mut self, first: DataBlock, length: u64) {
+        if let Err(error) = self.data_counts.increment_run(first.0, length) {
+            self.note_damage(error.at(Place::Block(first)));
         }
     }
 

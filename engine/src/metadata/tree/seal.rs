@@ -6,29 +6,29 @@
 use super::remove::Subtree;
 use super::{Forest, Root, window_end};
 use crate::error::{Error, Place, Result};
-use crate::format::{self, InnerPage, MapEntry, MapLeaf, PageHeader, PageKind, Pointer};
+use crate::format::{self, InnerPage, Layer, MapEntry, MapLeaf, Mapping, PageHeader, PageKind, Pointer};
+use crate::metadata::PageSink;
 use crate::metadata::cache::{CachedPage, Node};
 use crate::units::{Generation, PageNumber};
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 /// One sealing under way.
-struct Sealing<'a> {
-    pages: &'a mut Vec<(PageNumber, Bytes)>,
+struct Sealing<'a, 'p> {
+    pages: &'a mut PageSink<'p>,
     /// Checksums of pages that are met again under another parent.
     shared: FxHashMap<PageNumber, u32>,
 }
 
 impl Forest {
     /// Seals every page below `roots` that the checkpoint being built has made: gives it its checksum, tells its
-    /// parents and `roots`, and appends what is to be written to `pages`; inner pages twice, for both their numbers.
+    /// parents and `roots`, and hands what is to be written to `pages`; inner pages twice, for both their numbers.
     ///
     /// `roots` must have every root that may lead to such a page. If something changes before
     /// [`Self::start_generation`], seal again.
     pub fn seal_dirty<'a>(
         &mut self,
         roots: impl IntoIterator<Item = &'a mut Root>,
-        pages: &mut Vec<(PageNumber, Bytes)>,
+        pages: &mut PageSink<'_>,
     ) {
         let mut sealing = Sealing { pages, shared: FxHashMap::default() };
         for (level, pointer) in roots.into_iter().flatten() {
@@ -48,7 +48,7 @@ impl Forest {
     }
 
     /// Returns the checksum of the subtree's page.
-    fn seal_subtree(&mut self, subtree: Subtree, sealing: &mut Sealing<'_>) -> u32 {
+    fn seal_subtree(&mut self, subtree: Subtree, sealing: &mut Sealing<'_, '_>) -> u32 {
         let pointer = subtree.pointer;
         if pointer.generation != self.building {
             return pointer.checksum;
@@ -72,7 +72,7 @@ impl Forest {
         &mut self,
         parent: Subtree,
         entries: Vec<(u64, Pointer)>,
-        sealing: &mut Sealing<'_>,
+        sealing: &mut Sealing<'_, '_>,
     ) -> Vec<(u64, Pointer)> {
         let inner = InnerPage { level: parent.level, entries };
         let sealed = parent.children(&inner).map(|child| {
@@ -82,7 +82,7 @@ impl Forest {
         sealed.collect()
     }
 
-    fn seal_page(&self, subtree: Subtree, pages: &mut Vec<(PageNumber, Bytes)>) -> u32 {
+    fn seal_page(&self, subtree: Subtree, pages: &mut PageSink<'_>) -> u32 {
         let Subtree { pointer, level, low, high } = subtree;
         let Some(cached) = self.cache.get(pointer.page) else {
             unreachable!("a page that is on no disk is in memory")
@@ -104,8 +104,8 @@ impl Forest {
         };
         let (buffer, checksum) = format::seal(&header, &self.pool, &body);
         let bytes = buffer.freeze();
-        pages.extend(pointer.copy.map(|copy| (copy, bytes.clone())));
-        pages.push((pointer.page, bytes));
+        pointer.copy.into_iter().for_each(|copy| pages(copy, bytes.clone()));
+        pages(pointer.page, bytes);
         checksum
     }
 
@@ -132,7 +132,7 @@ impl Forest {
             _ => return Err(Error::damaged("not a page of a tree of mappings")),
         };
         let fits = match &node {
-            Node::Leaf(leaf) => leaf.iter_entries().all(|entry| self.are_counted(entry)),
+            Node::Leaf(leaf) => leaf.iter_entries().all(|entry| self.are_counted(&entry)),
             Node::Inner(inner) => inner.entries.iter().all(|entry| self.is_child(header, entry)),
         };
         require(fits, "it names a block or page that has no count or cannot be there")?;
@@ -147,7 +147,11 @@ impl Forest {
 impl Forest {
     /// Whether all data blocks of an entry exist and have a count.
     fn are_counted(&self, entry: &MapEntry) -> bool {
-        entry.data_blocks().all(|block| !self.data_counts.is_zero(block.0))
+        let Mapping { upper, lower } = entry.mapping;
+        let is_counted = |layer: Layer, length: u16| {
+            layer.is_lost() || !self.data_counts.is_any_zero(layer.block.0, u64::from(length))
+        };
+        is_counted(upper, entry.length) && lower.is_none_or(|layer| is_counted(layer, 1))
     }
 
     /// Whether an entry of the inner page `parent` can be one.

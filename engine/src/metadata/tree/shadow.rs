@@ -6,7 +6,7 @@
 
 use super::lookup::{Path, Step};
 use super::{Event, Fault, Forest, Root, no_room};
-use crate::format::{InnerPage, MapEntry, MapLeaf, Pointer};
+use crate::format::{InnerPage, MapEntry, MapLeaf, Mapping, Pointer};
 use crate::metadata::cache::{CachedPage, Node};
 use crate::units::{DataBlock, PageNumber, VolumeId};
 
@@ -103,7 +103,16 @@ impl Forest {
     fn children_gained(&mut self, node: &Node) {
         match node {
             Node::Inner(inner) => inner.entries.iter().for_each(|(_, child)| self.page_gained(child.page)),
-            Node::Leaf(leaf) => leaf_blocks(leaf, |block| self.block_gained(block)),
+            Node::Leaf(leaf) => {
+                for entry in leaf.iter_entries() {
+                    let Mapping { upper, lower } = entry.mapping;
+                    if !upper.is_lost() {
+                        self.blocks_gained(upper.block, u64::from(entry.length));
+                    }
+                    let lower = lower.filter(|layer| !layer.is_lost());
+                    lower.into_iter().for_each(|layer| self.block_gained(layer.block));
+                }
+            }
         }
     }
 

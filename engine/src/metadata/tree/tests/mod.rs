@@ -136,7 +136,7 @@ fn delete(world: &mut World, random: &mut Random, volume: usize) {
 fn evict(world: &mut World, random: &mut Random) {
     if random.one_in(2) {
         let newest = Generation(world.forest.building.0);
-        world.forest.shrink_cache(random.below(20) as usize, newest);
+        world.forest.shrink_cache(random.below(20) as usize * 250, newest);
     } else {
         let mut pages: Vec<PageNumber> = world.forest.cache.iter().map(|(page, _)| page).collect();
         pages.sort_unstable();
@@ -246,11 +246,20 @@ fn a_snapshot_costs_one_count_and_its_first_write_one_path() {
     all_evicted(&mut world);
     publish(&mut world, 0, 20, DataBlock(10), SectorMask(1));
     assert_eq!(world.forest.dirty_pages(), 0, "what is published already changes nothing");
-    publish(&mut world, 0, 20, DataBlock(500), SectorMask(1));
+    // A second layer would lengthen the leaf, which is full for it was filled in order.
+    publish(&mut world, 0, 20, DataBlock(500), SectorMask::FULL);
     assert_eq!(world.forest.dirty_pages(), 2 * levels(&world) - 1);
     assert_eq!(world.forest.cache.len(), 2 * levels(&world));
     assert_ne!(world.state(), counts);
     world.verify();
+}
+
+/// Mappings that cannot be runs, filled in order: every leaf but the last is full.
+#[test]
+fn a_tree_filled_in_order_has_full_leaves() {
+    let world = scattered(120, SMALL);
+    let leaves = world.forest.cache.iter().filter(|(_, page)| page.node.level() == 0).count();
+    assert_eq!(leaves, 120 / (SMALL.leaf_bytes / 10));
 }
 
 #[test]

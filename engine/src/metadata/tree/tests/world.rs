@@ -192,7 +192,7 @@ impl World {
 
     /// A checkpoint that comes to nothing: changes go on in the same pages.
     pub fn seal_in_vain(&mut self) {
-        self.forest.seal_dirty(self.volumes.iter_mut().map(|volume| &mut volume.root), &mut Vec::new());
+        self.forest.seal_dirty(self.volumes.iter_mut().map(|volume| &mut volume.root), &mut |_, _| {});
     }
 
     /// Seals, writes, makes durable.
@@ -200,7 +200,8 @@ impl World {
         let generation = self.forest.building;
         let dirty_pages = self.forest.dirty_pages();
         let mut pages = Vec::new();
-        self.forest.seal_dirty(self.volumes.iter_mut().map(|volume| &mut volume.root), &mut pages);
+        let roots = self.volumes.iter_mut().map(|volume| &mut volume.root);
+        self.forest.seal_dirty(roots, &mut |number, bytes| pages.push((number, bytes)));
         self.forest.start_generation(Generation(generation.0 + 1));
         assert_eq!(pages.len(), dirty_pages);
         let mut written = HashSet::new();
@@ -313,7 +314,7 @@ impl World {
 fn reload(counts: &mut Counts, from: &Counts) {
     for first in (0..from.len()).step_by(format::COUNTS_PER_LEAF as usize) {
         let bytes = from.leaf_bytes((first / format::COUNTS_PER_LEAF) as usize);
-        counts.load_leaf(first, LoadedCounts::Each(bytes)).unwrap();
+        counts.load_leaf(first, LoadedCounts::Each(&bytes)).unwrap();
     }
     from.overflow().for_each(|(index, count)| counts.load_overflow(index, count).unwrap());
     counts.finish_load().unwrap();
