@@ -16,9 +16,9 @@ use vellum_engine::metadata::recovery::recover;
 use vellum_engine::metadata::tree::Root;
 use vellum_engine::metadata::{Fault, IndexTree, Metadata};
 use vellum_engine::options::OpenOptions;
-use vellum_engine::request::{NewVolume, Outcome, Request};
+use vellum_engine::request::{Base, NewVolume, Outcome, Request};
 use vellum_engine::storage::{Completion, Disk, FileDisk, Operation, Ticket};
-use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES, VirtualBlock};
+use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES, VirtualBlock};
 
 const MIB: f64 = (1 << 20) as f64;
 const LOOKUPS: u64 = 2_000_000;
@@ -37,8 +37,7 @@ pub fn run(step: &str, shape: &str, folder: &Path) -> std::result::Result<(), St
         "scan" => scan(&place),
         "check" => check(&place),
         "crash" => pools::keep_log_head(&place, || crash(&place)),
-        // There is no difference of trees yet; its figure goes here.
-        "difference" => Ok(()),
+        "difference" => difference(&place),
         _ => return Err(format!("there is no step {step}")),
     };
     done.map_err(|error| error.to_string())
@@ -132,6 +131,41 @@ fn snapshot(place: &Place) -> Result<()> {
         pool.close()?;
     }
     Ok(())
+}
+
+/// Two snapshots, ten blocks written between them, compared by a pool that was opened just before and again when all is in
+/// memory.
+fn difference(place: &Place) -> Result<()> {
+    const BLOCKS: u64 = 10;
+    let mut pool = Pool::open(
+        FileDisk::open(place.data())?,
+        FileDisk::open(place.metadata())?,
+        &OpenOptions::default(),
+    )?;
+    let named = |name: &str, uuid| NewVolume { name: name.to_owned(), uuid: [uuid; 16], created_unix_s: 0 };
+    let before = pool.snapshot(VOLUME, named("disk@before", 101))?;
+    for index in 0..BLOCKS {
+        let at = place.mappings / BLOCKS * index * BLOCK_BYTES;
+        pool.write(VOLUME, at, vec![1; SECTOR_BYTES as usize])?;
+    }
+    let after = pool.snapshot(VOLUME, named("disk@after", 102))?;
+    let (data, metadata) = pool.close()?;
+    let mut pool = Pool::open(data, metadata, &OpenOptions::default())?;
+    let mut times = Vec::new();
+    for _ in 0..21 {
+        let begin = Instant::now();
+        let ranges = pool.differences(Base::Volume(before), after).collect::<Result<Vec<_>>>()?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+        if ranges.len() as u64 != BLOCKS {
+            return Err(Error::invalid(format!("{} ranges differ, not {BLOCKS}", ranges.len())));
+        }
+    }
+    print("difference_first_ms", times.remove(0));
+    print("difference_ms", median(&mut times));
+    pool.delete(before)?;
+    pool.delete(after)?;
+    (0..20).for_each(|_| pool.idle(1000));
+    pool.close().map(drop)
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -24,7 +24,7 @@ const STEPS: [(&str, &[Shape], usize); 8] = [
     ("lookup", &[Shape::InOrder, Shape::Random], 3),
     ("scan", &[Shape::Random], 1),
     ("check", &Shape::ALL, 3),
-    ("difference", &[Shape::Broken], 1),
+    ("difference", &Shape::ALL, 3),
     ("crash", &[Shape::InOrder, Shape::Random], 3),
 ];
 

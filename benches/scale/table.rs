@@ -19,7 +19,7 @@ type Row = (Shape, &'static str, &'static str, Promise);
 use Promise::{AtLeast, AtMost};
 use Shape::{Broken, InOrder, Random};
 
-const ROWS: [Row; 35] = [
+const ROWS: [Row; 40] = [
     (InOrder, "open_ms", "open after a clean close, ms", AtMost(100.0)),
     (InOrder, "open_mib", "memory of that, MiB", AtMost(64.0)),
     (Broken, "open_ms", "open after a clean close, ms", AtMost(100.0)),
@@ -54,7 +54,12 @@ const ROWS: [Row; 35] = [
     (InOrder, "check_m_s", "check, million mappings a second of a processor", AtLeast(5.0)),
     (Broken, "check_m_s", "check, million mappings a second of a processor", AtLeast(5.0)),
     (Random, "check_m_s", "check, million mappings a second of a processor", AtLeast(5.0)),
+    (InOrder, "difference_ms", "difference of two snapshots, 10 blocks, ms", AtMost(5.0)),
+    (InOrder, "difference_first_ms", "the same behind an opening, ms", AtMost(5.0)),
     (Broken, "difference_ms", "difference of two snapshots, 10 blocks, ms", AtMost(5.0)),
+    (Broken, "difference_first_ms", "the same behind an opening, ms", AtMost(5.0)),
+    (Random, "difference_ms", "difference of two snapshots, 10 blocks, ms", AtMost(5.0)),
+    (Random, "difference_first_ms", "the same behind an opening, ms", AtMost(5.0)),
 ];
 
 /// Everything that was measured.

@@ -44,6 +44,10 @@ pub struct PoolView {
     pub metadata_free_bytes: u64,
     /// Whether the metadata file takes what writes need.
     pub metadata_state: MetadataState,
+    /// Freed since the pool was opened by joining blocks of two layers.
+    pub collapsed_bytes: u64,
+    /// Volumes that are still to be looked through for such blocks.
+    pub collapse_walks: u64,
     /// Written data that an opening after a crash would have to check.
     pub unproven_bytes: u64,
     /// What the data file takes on its file system; absent if that cannot be told.
@@ -84,6 +88,8 @@ impl PoolView {
             metadata_bytes: status.metadata_pages * page_bytes,
             metadata_free_bytes: status.metadata_free_pages * page_bytes,
             metadata_state: status.metadata_state.into(),
+            collapsed_bytes: status.collapse.freed_blocks * BLOCK_BYTES,
+            collapse_walks: status.collapse.walks,
             unproven_bytes: status.unproven_bytes,
             volumes_bytes: volumes
                 .iter()
@@ -288,6 +294,8 @@ pub enum ChangeView {
         #[serde(default)]
         force: bool,
     },
+    /// Join the two layers of blocks that a volume has alone: each frees a block of the pool.
+    Collapse {},
     /// Keep it from being deleted.
     Hold {
         /// Who, or why.

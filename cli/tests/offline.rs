@@ -16,6 +16,15 @@ use vellum_engine::options::OpenOptions;
 use vellum_engine::request::Request;
 
 #[test]
+fn layers_are_joined_on_request() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    assert_eq!(bench.json(&["volume", "collapse", "disk"])["volume"]["name"], "disk");
+    bench.fails(Kind::NotFound, &["volume", "collapse", "other"]);
+    bench.fails(Kind::Invalid, &["volume", "collapse", "disk@one"]);
+}
+
+#[test]
 fn a_tour() {
     let bench = Bench::with_pool();
     bench.ok(&["volume", "create", "group/disk", "--size", "10G"]);

@@ -124,9 +124,9 @@ impl World {
 
     fn snapshot(&mut self) {
         let Some(at) = self.pick(false) else { return };
-        let new = named(self.number());
-        let new = NewVolume { name: format!("{}@s", new.name), ..new };
-        let id = self.pool.snapshot(self.known[at].id, new).unwrap();
+        let number = self.number();
+        let name = format!("{}@{number}", self.name_of(self.known[at].id));
+        let id = self.pool.snapshot(self.known[at].id, NewVolume { name, ..named(number) }).unwrap();
         let generation = self.pool.volumes().into_iter().find(|info| info.id == id).unwrap().generation;
         let stamps = self.known[at].stamps.clone();
         let past = self.known[at].past.clone();
@@ -142,13 +142,37 @@ impl World {
         self.known.push(Known { id, is_snapshot: false, ..known });
     }
 
+    fn name_of(&self, id: VolumeId) -> String {
+        self.pool.volumes().into_iter().find(|info| info.id == id).unwrap().name
+    }
+
+    /// A snapshot, or a volume with all its snapshots.
     fn delete(&mut self, snapshots: bool) {
         let Some(at) = self.pick(snapshots) else { return };
         if !snapshots && self.known.iter().filter(|known| !known.is_snapshot).count() < 2 {
             return;
         }
-        self.pool.delete(self.known[at].id).unwrap();
-        self.known.remove(at);
+        let name = self.name_of(self.known[at].id);
+        let family = format!("{name}@");
+        let goes = self.pool.volumes().into_iter().filter(|i| i.name == name || i.name.starts_with(&family));
+        let volumes: Vec<VolumeId> = goes.map(|info| info.id).collect();
+        self.known.retain(|known| !volumes.contains(&known.id));
+        self.pool.request(Request::Delete { volumes, deferred: false }).unwrap();
+    }
+
+    /// A volume becomes one of its snapshots: nobody can be told any more what changed since earlier states of it.
+    fn roll_back(&mut self) {
+        let Some(at) = self.pick(false) else { return };
+        let family = format!("{}@", self.name_of(self.known[at].id));
+        let own = self.pool.volumes().into_iter().filter(|info| info.name.starts_with(&family));
+        let own: Vec<VolumeId> = own.map(|info| info.id).collect();
+        if own.is_empty() {
+            return;
+        }
+        let snapshot = own[self.random.below(own.len() as u64) as usize];
+        self.pool.request(Request::Rollback { volume: self.known[at].id, snapshot }).unwrap();
+        let to = self.known.iter().find(|known| known.id == snapshot).unwrap();
+        self.known[at].stamps = to.stamps.clone();
     }
 
     fn kill(&mut self) {
@@ -163,6 +187,7 @@ impl World {
             3..7 => self.snapshot(),
             7 => self.make_clone(),
             8..11 => self.delete(true),
+            11 if self.random.below(3) == 0 => self.roll_back(),
             11 => self.delete(false),
             12..14 => self.discard(),
             14..16 => self.pool.idle(1500),

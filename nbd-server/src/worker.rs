@@ -52,6 +52,8 @@ pub struct Worker {
     touched: Vec<usize>,
     /// The engine waits for time to pass.
     ticking: bool,
+    /// The engine has more to do at once, if nobody else is waiting.
+    hurrying: bool,
     draining: bool,
     stopped: bool,
     /// No failed request is logged before.
@@ -80,6 +82,7 @@ impl Worker {
             touched: Vec::new(),
             // Whatever the opening left to prove.
             ticking: true,
+            hurrying: false,
             draining: false,
             stopped: false,
             quiet_until: Instant::now(),
@@ -100,6 +103,9 @@ impl Worker {
 
     fn timeout(&self) -> Option<Duration> {
         let handshakes = self.connections.iter().any(|(_, connection)| connection.deadline.is_some());
+        if self.hurrying {
+            return Some(Duration::ZERO);
+        }
         match (self.ticking, handshakes) {
             (true, _) => Some(TICK),
             (false, true) => Some(DEADLINE_TICK),
@@ -343,6 +349,7 @@ impl Worker {
         decided.replies.extend(answered);
         decided.replies.iter().for_each(|(id, _)| engine.changes.answered(*id));
         self.ticking = engine.core.wants_time();
+        self.hurrying = engine.core.wants_turn();
         decided
     }
 

@@ -199,6 +199,11 @@ pub enum VolumeCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Join the two layers of blocks that no snapshot shares any more: each frees 64 KiB. The pool does so by itself, too.
+    Collapse {
+        /// Its name.
+        name: String,
+    },
     /// Keep a volume from being deleted until the tag is released.
     Hold(HoldArguments),
     /// Take a hold away.

@@ -38,6 +38,10 @@ pub fn volume(command: &VolumeCommand, directory: &PoolDirectory, output: Output
             [old, new].into_iter().try_for_each(|name| names::check_volume(name))?;
             rename(old, new, *force, directory, output)
         }
+        VolumeCommand::Collapse { name } => {
+            names::check_volume(name)?;
+            change(name, &ChangeView::Collapse {}, directory, output)
+        }
         VolumeCommand::Hold(hold) => {
             names::check_volume(&hold.name)?;
             change(&hold.name, &ChangeView::Hold { tag: hold.tag.clone() }, directory, output)

@@ -56,13 +56,14 @@ impl<E: Engine> Opened<E> {
                 let volume = self.find(names::volume_of(name)?)?;
                 (Request::Rollback { volume, snapshot }, volume, *force)
             }
+            ChangeView::Collapse {} => (Request::Collapse { volume }, volume, false),
             ChangeView::Hold { tag } => (Request::Hold { volume, tag: tag.clone() }, volume, false),
             ChangeView::Release { tag, force } => {
                 (Request::Release { volume, tag: tag.clone() }, volume, *force)
             }
         };
         self.ask(request, force)?;
-        if matches!(change, ChangeView::Release { .. } | ChangeView::Rollback { .. }) {
+        if !matches!(change, ChangeView::Rename { .. } | ChangeView::Hold { .. }) {
             self.engine.settle();
         }
         let views = VolumeView::all(&self.engine.volumes());

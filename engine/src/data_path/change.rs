@@ -4,7 +4,7 @@
 //! making a volume smaller takes more than one step and is `shrink.rs`.
 
 use super::Core;
-use super::control::{CUTS_MAX, check_size, family};
+use super::control::{check_size, family};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, VolumeKind, VolumeRecord, VolumeState, check_name};
@@ -13,6 +13,8 @@ use crate::metadata::tree::LAST_KEY;
 use crate::request::Request;
 use crate::units::{VirtualBlock, VolumeId};
 
+/// Volumes and snapshots that go in one step; a volume takes all its snapshots along.
+const DELETIONS_MAX: usize = 4096;
 const HOLDS_MAX: usize = 16;
 const TAG_BYTES_MAX: usize = 64;
 /// Snapshots that a message names.
@@ -61,8 +63,8 @@ impl Core {
     }
 
     fn delta_for_delete(&self, volumes: &[VolumeId], deferred: bool) -> Result<Delta> {
-        if volumes.is_empty() || volumes.len() > CUTS_MAX {
-            return Err(Error::invalid(format!("one request deletes 1 to {CUTS_MAX} volumes")));
+        if volumes.is_empty() || volumes.len() > DELETIONS_MAX {
+            return Err(Error::invalid(format!("one request deletes 1 to {DELETIONS_MAX} volumes")));
         }
         for (index, volume) in volumes.iter().enumerate() {
             let record = self.partial(*volume).or_else(|_| self.born(*volume))?;

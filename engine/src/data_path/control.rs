@@ -19,7 +19,7 @@ use crate::units::{BLOCK_BYTES, Generation, SECTOR_BYTES, VirtualBlock, VolumeId
 /// The largest volume, in bytes.
 pub(super) const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
 /// Volumes that one cut freezes at most; its delta has to fit into one record.
-pub(super) const CUTS_MAX: usize = 64;
+const CUTS_MAX: usize = 64;
 
 /// A change of volumes that waits for room.
 pub struct ControlTask {

@@ -217,9 +217,13 @@ impl Core {
             && (!self.is_proven() || !self.waiting_for_room.is_empty() || self.collapse.wants_turn())
     }
 
+    /// Whether another turn would move something on at once: somebody waits for a walk, which takes a few steps a turn.
+    pub fn wants_turn(&self) -> bool {
+        self.failure.is_none() && self.collapse.wants_turn_now()
+    }
+
     /// Whether nothing is left to do but wait for requests and time.
     pub fn is_idle(&self) -> bool {
-        let is_walking = self.failure.is_none() && self.collapse.wants_turn_now();
-        self.pending.is_empty() && self.outbox.is_empty() && self.ready.is_empty() && !is_walking
+        self.pending.is_empty() && self.outbox.is_empty() && self.ready.is_empty() && !self.wants_turn()
     }
 }

@@ -119,8 +119,10 @@ fn recover_from(
     let records = read_chain(files, superblock, &metadata.slot, &mut ring)?;
     let sequence = records.last().map_or(metadata.slot.sequence, |record| record.sequence);
     // A slot that says the pool was closed is the last thing that its opening wrote; records of a later opening come after
-    // its log head, which was looked at. So there is nothing to find in the ring, which may be 256 MiB long.
-    let synced = if metadata.slot.clean && records.is_empty() {
+    // its log head, and both heads are whole and not later. So there is nothing to find in the ring, which may be 256 MiB
+    // long.
+    let nothing_follows = metadata.slot.clean && records.is_empty();
+    let synced = if nothing_follows && are_log_heads_whole(files, superblock, &ring)? {
         sequence
     } else {
         look_for_evidence(files, superblock, &metadata.slot, &ring, sequence)?
@@ -170,6 +172,16 @@ fn newest_log_head(files: &mut Files<'_>, superblock: &Superblock, ring: &LogRin
         };
     }
     newest
+}
+
+/// Whether both log heads can be read: then none is missing that would tell of a later opening.
+fn are_log_heads_whole(files: &mut Files<'_>, superblock: &Superblock, ring: &LogRing) -> Result<bool> {
+    for offset in ring.head_page_offsets_bytes() {
+        if LogHead::decode(&files.data.read(offset, PAGE_BYTES)?, &superblock.pool).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn older_than_data(place: Place) -> Error {

@@ -24,7 +24,8 @@ fn decode(bytes: &[u8], piece: usize) -> (Vec<Chunk>, bool) {
 /// A stream whose fields are taken from `data`.
 fn stream_of(data: &[u8]) -> Option<Vec<u8>> {
     let mut reader = Reader::new(data);
-    let new = NewVolume { name: "a@b".into(), uuid: reader.array().ok()?, created_unix_s: reader.u64().ok()? };
+    let new =
+        NewVolume { name: "a@b".into(), uuid: reader.array().ok()?, created_unix_s: reader.u64().ok()? };
     let base = match reader.u8().ok()? % 3 {
         0 => StreamBase::Whole,
         1 => StreamBase::Snapshot([7; 16]),
@@ -36,9 +37,10 @@ fn stream_of(data: &[u8]) -> Option<Vec<u8>> {
         source: Source { pool: [1; 16], volume: VolumeId(2), generation: Generation(3) },
         base,
         position_bytes: reader.u32().ok()?.into(),
-        properties: Vec::new().into(),
+        properties: Vec::<u8>::new().into(),
     };
-    let (mut encoder, mut bytes) = StreamEncoder::start(&StreamHeader { stream: [9; 16], arrival, data_bytes: 0 });
+    let (mut encoder, mut bytes) =
+        StreamEncoder::start(&StreamHeader { stream: [9; 16], arrival, data_bytes: 0 });
     while let (Ok(offset), Ok(length)) = (reader.u32(), reader.u16()) {
         let (offset, length) = (u64::from(offset), u64::from(length));
         bytes.extend(match length % 2 {

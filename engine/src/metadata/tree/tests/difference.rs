@@ -205,7 +205,9 @@ fn what_is_shared_is_not_looked_at() {
         forest.difference((&roots.0, &roots.1), progress, visit)
     });
     assert_eq!(report.blocks.into_iter().collect::<Vec<_>>(), [(20, (SectorMask(1), SectorMask::EMPTY))]);
-    assert_eq!(world.forest.cache.len(), 2 * levels(&world));
+    // One way down in each tree; the write may have split a full leaf.
+    let (looked_at, ways) = (world.forest.cache.len(), 2 * levels(&world));
+    assert!((ways..=ways + 1).contains(&looked_at), "{looked_at} pages, {ways} on the two ways");
 }
 
 /// The promise: two snapshots of 16 Mi mappings that differ in 10 blocks are compared in under 5 ms. Run it alone, with
