@@ -87,6 +87,11 @@ pub enum Request {
         /// Everything before this byte has been written.
         position_bytes: u64,
     },
+    /// Drop a partial volume and what has arrived of it.
+    AbortReceive {
+        /// Which partial volume; `NotFound` if it is none, or none any more.
+        volume: VolumeId,
+    },
     /// Make a snapshot of a partial volume, in one step. The reply is [`Outcome::Created`].
     FinishReceive {
         /// Which partial volume.

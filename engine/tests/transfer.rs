@@ -163,6 +163,11 @@ fn a_snapshot_arrives_from_a_base_that_the_sender_has_no_more() {
     receive(&mut to, Some("copy@a"), &whole).unwrap();
     let received = receive(&mut to, Some("copy@b"), &changed).unwrap();
     assert!(to.read(received.snapshot, 0, size).unwrap() == *bytes);
+    // Whoever else was receiving it comes too late to drop it, and to write.
+    let volume = received.snapshot;
+    let late = to.request(Request::AbortReceive { volume }).unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::NotFound);
+    assert_eq!(to.write(volume, 0, vec![1; 4096]).unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(receive(&mut to, Some("copy@c"), &whole).unwrap_err().kind(), ErrorKind::Exists);
     assert!(partials(&mut to).is_empty());
 }
@@ -210,7 +215,8 @@ fn what_arrives_is_not_to_be_seen_before_all_of_it_has() {
     let disk = to.create_volume(named("disk", 51), 1 << 20).unwrap();
     to.snapshot(disk, named("disk@0", 52)).unwrap();
     assert_eq!(receive(&mut to, None, &stream).unwrap_err().kind(), ErrorKind::Exists);
-    to.delete(volume).unwrap();
+    assert_eq!(to.delete(volume).unwrap_err().kind(), ErrorKind::NotFound);
+    to.request(Request::AbortReceive { volume }).unwrap();
     to.idle(5000);
     to.idle(5000);
     assert!(partials(&mut to).is_empty());
@@ -266,6 +272,12 @@ fn target() -> Pool<MemoryDisk> {
     pool
 }
 
+fn abort_all(pool: &mut Pool<MemoryDisk>) {
+    for partial in partials(pool) {
+        pool.request(Request::AbortReceive { volume: partial.volume }).unwrap();
+    }
+}
+
 #[test]
 fn a_broken_stream_changes_nothing() {
     let stream = small_stream();
@@ -278,7 +290,7 @@ fn a_broken_stream_changes_nothing() {
         assert_ne!(error.kind(), ErrorKind::ReadOnly, "byte {at}: {error}");
         if error.kind() == ErrorKind::Io {
             // A length that says more than there is: for all that is known it was cut off.
-            partials(&mut pool).into_iter().for_each(|partial| pool.delete(partial.volume).unwrap());
+            abort_all(&mut pool);
         }
         assert!(partials(&mut pool).is_empty(), "byte {at}");
         if at % 512 == 0 {
@@ -288,7 +300,7 @@ fn a_broken_stream_changes_nothing() {
     assert!(look(&mut pool) == before);
     for length in (0..stream.len()).step_by(13) {
         assert_eq!(receive(&mut pool, None, &stream[..length]).unwrap_err().kind(), ErrorKind::Io);
-        partials(&mut pool).into_iter().for_each(|partial| pool.delete(partial.volume).unwrap());
+        abort_all(&mut pool);
     }
     assert!(look(&mut pool) == before);
     receive(&mut pool, None, &stream).unwrap();

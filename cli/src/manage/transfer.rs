@@ -133,7 +133,7 @@ impl<E: Engine> Transfer for Opened<E> {
         let partial = partials.iter().find(|partial| ArrivalView::new(partial).uuid == uuid);
         let partial = partial
             .ok_or_else(|| Error::new(Kind::NotFound, format!("nothing arrives with the uuid {uuid}")))?;
-        self.engine.request(Request::Delete { volumes: vec![partial.volume], deferred: false })?;
+        self.engine.request(Request::AbortReceive { volume: partial.volume })?;
         self.engine.settle();
         Ok(())
     }
@@ -154,7 +154,7 @@ fn explain_send(error: EngineError) -> Error {
 /// The hints of these kinds speak of pools.
 fn explain_stream(error: Error) -> Error {
     match error.kind() {
-        Kind::Damaged => error.hint("send it again; nothing of it is in the pool"),
+        Kind::Damaged => error.hint("send it again; no snapshot came of it"),
         Kind::Unsupported => error.hint("receive it with the version that sent it, or a newer one"),
         Kind::Mismatch => error.hint("`vellum receive --resume` shows what can go on; `--abort` drops it"),
         Kind::Io => error

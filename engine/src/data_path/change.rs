@@ -35,9 +35,12 @@ impl Core {
     }
 
     /// The volume whose writes in flight `request` has to wait for. A rollback does: what a write has read of the old
-    /// tree, to merge it with what it brings, must not get into the new one.
+    /// tree, to merge it with what it brings, must not get into the new one. And what arrives is written no more once it
+    /// is a snapshot.
     pub(super) fn must_be_quiet(&self, request: &Request) -> Option<VolumeId> {
-        let Request::Rollback { volume, .. } = request else { return None };
+        let (Request::Rollback { volume, .. } | Request::FinishReceive { volume, .. }) = request else {
+            return None;
+        };
         let is_quiet = self.locks.range_is_free(*volume, VirtualBlock(0), VirtualBlock(LAST_KEY));
         (!is_quiet && !canary::broken(Canary::RollbackBesideWrites)).then_some(*volume)
     }
@@ -55,11 +58,17 @@ impl Core {
         named.iter().copied().filter(is_going).collect()
     }
 
-    /// Records that `delta` gives another name to, each of which may take another page.
-    pub(super) fn records_renamed(&self, delta: &Delta) -> u64 {
-        let Delta::Update { volume, name, .. } = delta else { return 0 };
-        let record = self.metadata.volumes.get(*volume).filter(|record| record.name != *name);
-        record.map_or(0, |record| 1 + self.metadata.volumes.snapshots_of(&record.name).count() as u64)
+    /// Metadata pages that the next two checkpoints may take more for the records that `delta` changes.
+    pub(super) fn pages_for_records(&self, delta: &Delta) -> u64 {
+        2 * match delta {
+            // Each, and who inherits what it had.
+            Delta::Delete { volumes } => 3 * volumes.len() as u64,
+            Delta::Update { volume, name, .. } => {
+                let record = self.metadata.volumes.get(*volume).filter(|record| record.name != *name);
+                record.map_or(0, |record| 1 + self.metadata.volumes.snapshots_of(&record.name).count() as u64)
+            }
+            _ => 0,
+        }
     }
 
     fn delta_for_delete(&self, volumes: &[VolumeId], deferred: bool) -> Result<Delta> {
@@ -67,7 +76,7 @@ impl Core {
             return Err(Error::invalid(format!("one request deletes 1 to {DELETIONS_MAX} volumes")));
         }
         for (index, volume) in volumes.iter().enumerate() {
-            let record = self.partial(*volume).or_else(|_| self.born(*volume))?;
+            let record = self.born(*volume)?;
             if volumes[..index].contains(volume) {
                 return Err(Error::invalid("a volume is named twice").at(Place::Volume(*volume)));
             }

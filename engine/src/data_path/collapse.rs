@@ -72,6 +72,19 @@ impl CollapseTask {
     }
 }
 
+impl CollapseTask {
+    /// Leaves made before this checkpoint hold nothing of interest.
+    pub fn since(&self) -> Generation {
+        self.since
+    }
+
+    /// Walks the whole volume once more, among leaves made since `since` too.
+    pub fn begin_again(&mut self, since: Generation) {
+        self.next = VirtualBlock(0);
+        self.since = self.since.min(since);
+    }
+}
+
 /// What a step came upon.
 enum Step {
     /// A block that can be joined.
@@ -86,6 +99,10 @@ impl Core {
     pub(super) fn collapse(&mut self, mut task: CollapseTask) {
         if std::mem::take(&mut task.rests) {
             return self.collapse_rests(task);
+        }
+        if self.closing && !matches!(task.cause, Cause::Request(_)) {
+            self.unlock_walk(&mut task);
+            return self.collapse_ends(&task, Ok(()));
         }
         if task.locked {
             return self.collapse_block(task);

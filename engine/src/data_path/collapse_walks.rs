@@ -117,11 +117,14 @@ impl Core {
             |record: &&VolumeRecord| Some(record.id) == gone.origin || record.origin == Some(gone.id);
         let sharers: Vec<VolumeId> = self.writable_volumes().filter(is_sharer).map(|r| r.id).collect();
         for volume in sharers {
-            self.collapse.waiting.push_back(CollapseTask::new(
-                Cause::Background,
-                volume,
-                gone.generation_of_birth,
-            ));
+            let task = CollapseTask::new(Cause::Background, volume, gone.generation_of_birth);
+            let is_same =
+                |other: &&mut CollapseTask| other.cause == Cause::Background && other.volume == volume;
+            // One walk of a volume looks for all that is gone.
+            match self.collapse.waiting.iter_mut().find(is_same) {
+                Some(waiting) => waiting.begin_again(task.since()),
+                None => self.collapse.waiting.push_back(task),
+            }
         }
     }
 
@@ -154,7 +157,10 @@ impl Core {
             return;
         }
         if self.closing {
+            let before = self.collapse.waiting.len();
             self.collapse.waiting.retain(|task| matches!(task.cause, Cause::Request(_)));
+            // Who waits for a block that a walk might have freed waits in vain.
+            self.room.changed |= self.collapse.waiting.len() < before;
         }
         while self.collapse.under_way.is_none() && self.collapse.steps_left > 0 {
             let Some(task) = self.collapse.next(self.now_ms, self.options.collapse_bytes_per_s) else {

@@ -44,7 +44,7 @@ impl Core {
             return self.part_done(task.key, Err(error));
         }
         let bytes = delta.encoded_bytes();
-        let metadata_pages = self.records_renamed(&delta);
+        let metadata_pages = self.pages_for_records(&delta);
         let needed = Room { log_pages: Commit::pages_for(bytes), metadata_pages, unproven_bytes: 0 };
         if needed.log_pages > self.commit.ring.pages() / 4 {
             let error =
@@ -116,6 +116,10 @@ impl Core {
             Request::CreateVolume { new, size_bytes } => self.delta_for_create(new, *size_bytes),
             Request::Snapshot { cuts } => self.delta_for_snapshot(cuts),
             Request::Clone { snapshot, new } => self.delta_for_clone(*snapshot, new),
+            Request::AbortReceive { volume } => {
+                let volumes = vec![self.partial(*volume)?.id];
+                Ok((Delta::Delete { volumes }, Vec::new()))
+            }
             Request::StartReceive { arrival } => self.delta_for_start_receive(arrival),
             Request::ReceiveProgress { volume, position_bytes } => {
                 self.delta_for_progress(*volume, *position_bytes)

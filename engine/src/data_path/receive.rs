@@ -105,7 +105,14 @@ impl Core {
         if arrival.position_bytes > partial.position_bytes {
             return Err(mismatch("the stream begins behind what has arrived"));
         }
-        self.set_outcome(key, Outcome::Receiving(Partial { is_resumed: true, ..partial }));
+        let (volume, position_bytes) = (partial.volume, arrival.position_bytes);
+        if position_bytes < partial.position_bytes {
+            // What is written over has not arrived any more, also if this stream breaks off.
+            self.set_durable(key, true);
+            let request = Request::ReceiveProgress { volume, position_bytes };
+            self.start_part(key, Task::Control(control::ControlTask { key, request }));
+        }
+        self.set_outcome(key, Outcome::Receiving(Partial { is_resumed: true, position_bytes, ..partial }));
         Ok(())
     }
 

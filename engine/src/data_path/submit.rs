@@ -4,7 +4,7 @@
 
 use super::{Core, Key, OpenRequest, Task, Then, control, extents, read, unmap, write};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::VolumeKind;
+use crate::format::{VolumeKind, VolumeRecord};
 use crate::request::{Outcome, Request, RequestId};
 use crate::storage::Buffer;
 use crate::units::{BLOCK_BYTES, SECTOR_BYTES, SectorMask, VirtualBlock, VolumeId};
@@ -192,6 +192,15 @@ impl Core {
             VolumeKind::Volume | VolumeKind::Partial => Ok(()),
             _ => Err(Error::invalid("a snapshot is read-only; clone it to write").at(Place::Volume(volume))),
         }
+    }
+
+    /// The record of what may be written, judged when a write is decided: meanwhile it may have become a snapshot.
+    pub(super) fn writable(&self, volume: VolumeId) -> Result<&VolumeRecord> {
+        let record = self.metadata.volumes.active(volume)?;
+        if record.is_writable() {
+            return Ok(record);
+        }
+        Err(Error::invalid("a snapshot is read-only; clone it to write").at(Place::Volume(volume)))
     }
 
     pub(super) fn check_healthy(&self) -> Result<()> {

@@ -43,7 +43,7 @@ impl Core {
         if self.locks.range_waits(place) {
             return self.locks.wait_behind_range(place, Task::Clear(task));
         }
-        let record = match self.metadata.volumes.active(task.volume) {
+        let record = match self.writable(task.volume) {
             Ok(record) => record,
             Err(error) => return self.part_done(task.key, Err(error)),
         };
@@ -103,6 +103,9 @@ impl Core {
         };
         if record.state == VolumeState::Deleting && !for_deletion {
             return self.unmap_ends(&task, Err(super::fail::gone(task.volume)));
+        }
+        if !for_deletion && let Err(error) = self.writable(task.volume) {
+            return self.unmap_ends(&task, Err(error));
         }
         if for_deletion && self.closing {
             // The next opening goes on.

@@ -125,7 +125,7 @@ impl Core {
     pub(super) fn write(&mut self, mut task: WriteTask) {
         // A copy that had to wait for room is read anew.
         task.copied = None;
-        let there = self.metadata.volumes.active(task.volume);
+        let there = self.writable(task.volume);
         let record = match there.and_then(|r| self.check_still_there(r, task.end_bytes()).map(|()| r)) {
             Ok(record) => record,
             Err(error) => return self.fail_task(Task::Write(task), &error),

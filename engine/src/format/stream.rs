@@ -157,7 +157,10 @@ impl Account {
                 self.totals.data_bytes += bytes.len() as u64;
                 self.data.update(bytes);
             }
-            Chunk::Zeros { length_bytes, .. } => self.totals.zero_bytes += length_bytes,
+            // Whoever reads refuses lengths that do not add up.
+            Chunk::Zeros { length_bytes, .. } => {
+                self.totals.zero_bytes = self.totals.zero_bytes.wrapping_add(*length_bytes);
+            }
             Chunk::Start(_) | Chunk::End(_) => {}
         }
     }
@@ -341,9 +344,10 @@ impl StreamDecoder {
             ZEROS => Chunk::Zeros { offset_bytes, length_bytes },
             _ => Chunk::End(decode_totals(payload)?),
         };
-        account.add(&chunk);
         let totals = account.totals_at_end(&chunk);
         self.follow(&chunk, header, totals)?;
+        // Behind the check: lengths that cannot be would not add up.
+        self.account.iter_mut().for_each(|account| account.add(&chunk));
         Ok(chunk)
     }
 

@@ -132,4 +132,6 @@ fn ranges_that_cannot_be_are_refused_under_right_checksums() {
     refused(&|encoder| [encoder.zeros(8192, 8192), encoder.zeros(12288, 4096)].concat());
     refused(&|encoder| encoder.chunk(&Chunk::End(StreamTotals { data_bytes: 1, ..StreamTotals::default() })));
     refused(&|encoder| encoder.chunk(&Chunk::Start(Box::new(header()))));
+    // Lengths that add up to more than a number can hold.
+    refused(&|encoder| [encoder.zeros(0, 4096), encoder.zeros(4096, u64::MAX)].concat());
 }

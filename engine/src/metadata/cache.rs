@@ -118,11 +118,6 @@ impl PageCache {
         Some(cached)
     }
 
-    /// The page, if it is resident, for a look that shall not keep it in memory.
-    pub fn peek(&self, page: PageNumber) -> Option<&CachedPage> {
-        self.pages.get(&page)
-    }
-
     /// The page for a change, if it is resident.
     #[inline]
     pub fn get_mut(&mut self, page: PageNumber) -> Option<&mut CachedPage> {

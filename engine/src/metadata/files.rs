@@ -5,10 +5,13 @@
 
 use crate::canary::{self, Canary};
 use crate::error::{Error, Place, Result};
-use crate::format::{self, Pointer, ROOT_SLOT_PAGES, RootSlot, SUPERBLOCK_PAGES, Superblock};
+use crate::format::{self, Pointer, ROOT_SLOT_PAGES, RootSlot, SUPERBLOCK_PAGES, Superblock, U48_LIMIT};
 use crate::storage::{Blocking, Buffer, Disk};
 use crate::units::{PAGE_BYTES, PageNumber};
 use bytes::Bytes;
+
+/// Openings go some generations ahead; there must be room for them.
+const GENERATION_MAX: u64 = U48_LIMIT - (1 << 20);
 
 /// The two files of a pool, read one operation at a time.
 pub struct Files<'a> {
@@ -105,6 +108,10 @@ impl<'a> Files<'a> {
             let slot = RootSlot::decode(&bytes, pool).map_err(|e| e.at(Place::Page(page)))?;
             if ROOT_SLOT_PAGES[(slot.generation.0 % 2) as usize] != page {
                 return Err(Error::damaged("a root slot stands in the other's place").at(Place::Page(page)));
+            }
+            if slot.generation.0 > GENERATION_MAX {
+                let message = "a root slot has a generation that no pool comes to";
+                return Err(Error::damaged(message).at(Place::Page(page)));
             }
             Ok(slot)
         });

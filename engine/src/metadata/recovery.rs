@@ -18,7 +18,7 @@ use crate::units::{DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES,
 /// durable one, changes were made for `g + 1`, and for `g + 2` once that was frozen; records of volumes say so. If slot
 /// `g + 1` is lost or cannot be read, both are one more. What recovery builds has to be newer than all of these, and odd
 /// numbers keep the slots in turn.
-const UNUSED_AHEAD: u64 = 5;
+pub(crate) const UNUSED_AHEAD: u64 = 5;
 
 /// The present state of a pool, found without writing anything.
 pub struct Recovered {

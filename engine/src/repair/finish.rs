@@ -2,19 +2,19 @@
 //!
 //! Owns the order in which the new metadata file becomes a pool, superblocks last, and the last step on the data file.
 
-use super::replay::{grow, replay, retried};
+use super::replay::{apply, grow, replay, retried};
 use super::report::{Loss, RepairReport};
 use super::{Checked, Incarnation, LogRing, Made, Metadata, PAGE_BYTES, Plan, Repair, RepairOptions};
 use crate::error::Result;
 use crate::format::{
-    LOST_RANGES, LogHead, Mapping, ROOT_SLOT_PAGES, SUPERBLOCK_PAGES, VolumeKind, VolumeState,
+    Delta, LOST_RANGES, LogHead, Mapping, ROOT_SLOT_PAGES, SUPERBLOCK_PAGES, VolumeKind, VolumeState,
 };
 use crate::metadata::files::Files;
 use crate::metadata::tree::LAST_KEY;
 use crate::metadata::{Fault, SlotFacts, write_checkpoint};
 use crate::options::Owner;
 use crate::storage::{Blocking, Disk};
-use crate::units::{Generation, SECTOR_BYTES, VirtualBlock, VolumeId};
+use crate::units::{Generation, SECTOR_BYTES, SectorMask, VirtualBlock, VolumeId};
 use std::ops::ControlFlow;
 
 /// Mapping pages kept in memory while losses are looked for.
@@ -38,6 +38,7 @@ pub(super) fn finish(
     let Made { mut state, any_lost } = made;
     allocate(&mut files, &state)?;
     let replayed = replay(&mut files, &mut state, &log)?;
+    cut_tails(&mut files, &mut state)?;
     report.records = replayed.records;
     report.skipped_deltas = replayed.skipped;
     report.dropped_at = replayed.dropped_at;
@@ -62,6 +63,28 @@ pub(super) fn finish(
     let head = LogHead { pool: superblock.pool, incarnation };
     let offset_bytes = log.ring.head_offset_bytes(incarnation);
     Ok(Repair { report, head: Head { checked: replayed.checked, offset_bytes, head } })
+}
+
+/// What was lost by the size that a volume had in the base may lie behind the end that the log gave it.
+fn cut_tails(files: &mut Files<'_>, state: &mut Metadata) -> Result<()> {
+    let sizes: Vec<(VolumeId, u64)> = state
+        .volumes
+        .iter()
+        .filter(|record| record.state == VolumeState::Active && record.kind != VolumeKind::Hidden)
+        .map(|record| (record.id, record.size_bytes))
+        .collect();
+    for (volume, size_bytes) in sizes {
+        let end = VirtualBlock::containing(size_bytes);
+        let inside = SectorMask::range(0, ((size_bytes - end.offset_bytes()) / SECTOR_BYTES) as u32);
+        let mut first = end;
+        if !inside.is_empty() {
+            let (virtual_block, sectors) = (end, SectorMask::FULL.without(inside));
+            apply(files, state, &Delta::Clear { volume, virtual_block, sectors })?;
+            first.0 += 1;
+        }
+        apply(files, state, &Delta::Unmap { volume, first, last: VirtualBlock(LAST_KEY) })?;
+    }
+    Ok(())
 }
 
 fn allocate(files: &mut Files<'_>, state: &Metadata) -> Result<()> {

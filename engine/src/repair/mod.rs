@@ -28,6 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{RootSlot, Superblock, VolumeKind, VolumeRecord, VolumeState};
 use crate::metadata::files::Files;
 use crate::metadata::recovery::Checked;
+use crate::metadata::recovery::UNUSED_AHEAD;
 use crate::metadata::{LogRing, Metadata, Parts, assemble};
 use crate::request::Uuid;
 use crate::storage::Disk;
@@ -194,7 +195,7 @@ impl Plan {
         // A page may be needed for several ranges when something below it is lost, and lost ranges take leaves.
         let pages_at_most = source.pages().saturating_mul(4).saturating_add(4 << 20);
         let data_blocks = self.base.slot.data_blocks;
-        let generation = Generation(self.newest.0 + 1);
+        let generation = Generation(self.newest.0 + UNUSED_AHEAD - 1);
         let mut target = Target::new(target, self.superblock.pool, data_blocks, pages_at_most)?;
         let mut build = Build::new(source, &census, &possible, &mut target, generation);
         for record in &mut records {
@@ -237,7 +238,7 @@ impl Plan {
             let size_bytes = end_bytes(source, root);
             let id = VolumeId(first + index as u64);
             // Nothing is known of its past.
-            let in_place_since = Generation(self.newest.0 + 2);
+            let in_place_since = Generation(self.newest.0 + UNUSED_AHEAD);
             let pool = self.superblock.pool;
             records.push(VolumeRecord { in_place_since, ..recovered(id, name, root, size_bytes, pool) });
         }

@@ -106,7 +106,7 @@ fn make_room_for_layers(files: &mut Files<'_>, state: &mut Metadata, delta: &Del
     })
 }
 
-fn apply(files: &mut Files<'_>, state: &mut Metadata, delta: &Delta) -> Result<()> {
+pub(super) fn apply(files: &mut Files<'_>, state: &mut Metadata, delta: &Delta) -> Result<()> {
     retried(files, state, &mut |state| state.apply(delta))
 }
 

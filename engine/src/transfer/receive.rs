@@ -182,7 +182,7 @@ impl Receiver {
         let made =
             self.arriving.take().filter(|arriving| !arriving.partial.is_resumed && self.received.is_none());
         if let Some(arriving) = made {
-            let _ = ask.ask(Request::Delete { volumes: vec![arriving.partial.volume], deferred: false });
+            let _ = ask.ask(Request::AbortReceive { volume: arriving.partial.volume });
         }
     }
 }

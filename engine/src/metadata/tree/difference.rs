@@ -171,7 +171,7 @@ impl<'a> Cursor<'a> {
     /// Looks into the subtree that the cursor stands before. A fault leaves the cursor where it is.
     fn expand(&mut self, subtree: Subtree, progress: &mut Progress) -> Result<(), Fault> {
         let Subtree { pointer, level, high, .. } = subtree;
-        let frame = match &self.forest.passing_node(&pointer, level)?.node {
+        let frame = match &self.forest.node(&pointer, level)?.node {
             Node::Inner(page) => {
                 let index = page.child_index(self.from);
                 Frame::Inner { page, index, high }
@@ -287,7 +287,7 @@ impl Forest {
         let (mut pointer, mut level) = (subtree.pointer, subtree.level);
         loop {
             let empty = || Error::damaged("a page of mappings is empty").at(Place::Page(pointer.page));
-            match &self.passing_node(&pointer, level)?.node {
+            match &self.node(&pointer, level)?.node {
                 Node::Leaf(leaf) => {
                     let edge = if last { leaf.last() } else { leaf.first() };
                     return Ok(edge.ok_or_else(empty)?.0);
@@ -381,11 +381,12 @@ fn compare(
     new.consume(other, blocks);
 }
 
-/// The sectors that both mappings have at the same place of the same data block.
+/// The sectors that both mappings have at the same place of the same data block. What is lost is like nothing: two losses
+/// may have been of different data.
 fn same_sectors(one: Mapping, other: Mapping) -> SectorMask {
     let mut same = SectorMask::EMPTY;
     for (layer, twin) in one.layers().flat_map(|layer| other.layers().map(move |twin| (layer, twin))) {
-        if layer.block == twin.block {
+        if layer.block == twin.block && !layer.is_lost() {
             same = same.union(layer.mask.intersection(twin.mask));
         }
     }
@@ -398,5 +399,20 @@ fn absent_to(end: u64, progress: &Progress, visit: &mut impl FnMut(Differing)) {
     if first.0 < end {
         let blocks = end - first.0;
         visit(Differing { first, blocks, changed: SectorMask::EMPTY, absent: SectorMask::FULL });
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::same_sectors;
+    use crate::format::{LOST, Mapping};
+    use crate::units::{DataBlock, SectorMask};
+
+    /// Two losses may have been of different data.
+    #[test]
+    fn what_is_lost_is_never_the_same() {
+        let whole = |block| Mapping::single(block, SectorMask::FULL);
+        assert_eq!(same_sectors(whole(DataBlock(1)), whole(DataBlock(1))), SectorMask::FULL);
+        assert_eq!(same_sectors(whole(LOST), whole(LOST)), SectorMask::EMPTY);
     }
 }

@@ -192,16 +192,6 @@ impl Forest {
         }
     }
 
-    /// As [`Forest::node`], for a look over many pages that shall not displace what is used.
-    pub(super) fn passing_node(&self, pointer: &Pointer, level: u8) -> Result<&CachedPage, Fault> {
-        match self.cache.peek(pointer.page) {
-            Some(cached) if cached.generation == pointer.generation && cached.node.level() == level => {
-                Ok(cached)
-            }
-            found => Err(self.not_found(pointer, found.is_some())),
-        }
-    }
-
     #[cold]
     fn not_found(&self, pointer: &Pointer, is_resident: bool) -> Fault {
         let message = if is_resident {
