@@ -26,14 +26,15 @@ const MODULES: [(&str, &str); 14] = [
 ];
 
 /// A package and the packages of this workspace that it may depend on.
-const PACKAGES: [(&str, &[&str]); 6] = [
+const PACKAGES: [(&str, &[&str]); 7] = [
     ("vellum-engine", &[]),
     ("vellum-nbd-server", &["vellum-engine"]),
+    ("vellum-dm-bridge", &[]),
     // The tests of the program use the harness; Cargo refuses a circle.
     ("vellum-cli", &["vellum-engine", "vellum-nbd-server", "vellum-tests"]),
-    ("vellum-tests", &["vellum-engine", "vellum-nbd-server"]),
+    ("vellum-tests", &["vellum-engine", "vellum-nbd-server", "vellum-dm-bridge"]),
     ("vellum-benches", &["vellum-engine", "vellum-tests"]),
-    ("vellum-fuzz", &["vellum-engine", "vellum-nbd-server"]),
+    ("vellum-fuzz", &["vellum-engine", "vellum-nbd-server", "vellum-dm-bridge"]),
 ];
 
 const ENGINE: &str = "engine/src/";

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 const EMULATOR: &str = "qemu-system-x86_64";
 
 /// The kernel speaks on the first serial port and ends the machine when it panics.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 oops=panic mitigations=off random.trust_cpu=on";
+const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 panic=-1 oops=panic mitigations=off random.trust_cpu=on no_timer_check";
 
 /// A running emulator; killed when dropped, and by the kernel when the thread that started it dies.
 pub struct Machine {

@@ -1,0 +1,384 @@
+//! Reads metadata: the pool, its devices in order, and the mappings of a device in order, as runs.
+//!
+//! Owns the two ways of reading. Strict reading stops at the first thing that is wrong. Lenient reading gives what can be read
+//! and tells for each device what is lost. Memory is a few nodes, whatever the size; a subtree that devices share is read
+//! for each of them. Nothing is ever written.
+
+use crate::device::{Blocks, Source};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    BlockTime, BtreeNode, DEVICE_ID_LIMIT, DeviceDetails, Superblock, data_block_sectors_are_valid,
+};
+use crate::stream::{PoolHeader, Run, Sink};
+use crate::tree::{Entries, LostKeys, Row, TreeWalk};
+
+/// Opened metadata.
+#[derive(Debug)]
+pub struct Metadata<S> {
+    blocks: Blocks<S>,
+    superblock: Superblock,
+    nr_data_blocks: u64,
+    lenient: bool,
+}
+
+/// A thin device as metadata has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its number.
+    pub id: u32,
+    /// What the pool knows of it. Lenient reading gives zeros for what is lost.
+    pub details: DeviceDetails,
+    /// Root of its mappings. `None` only in lenient reading: the mappings are lost.
+    pub root: Option<u64>,
+}
+
+/// Virtual blocks of a device whose mappings could not be read. They may have been mapped or not.
+#[derive(Debug)]
+pub struct LostRange {
+    /// First virtual block.
+    pub first: u64,
+    /// Last virtual block; the largest number if the end of the device was lost.
+    pub last: u64,
+    /// What is wrong.
+    pub error: Error,
+}
+
+/// What lenient reading could not read.
+#[derive(Debug, Default)]
+pub struct Salvage {
+    /// Devices with lost ranges, or without details.
+    pub devices: Vec<(u32, Vec<LostRange>)>,
+    /// Ranges of device numbers where devices may have been, and why they cannot be read.
+    pub device_numbers: Vec<LostRange>,
+}
+
+impl Salvage {
+    /// Whether everything was read.
+    pub fn is_whole(&self) -> bool {
+        self.devices.is_empty() && self.device_numbers.is_empty()
+    }
+}
+
+impl<S: Source> Metadata<S> {
+    /// Opens the metadata of a pool that is not active.
+    ///
+    /// Fails with `Unsupported` if it is none, with `Damaged` if its superblock is.
+    pub fn open(source: S) -> Result<Self> {
+        Self::open_at(source, false)
+    }
+
+    /// Opens the metadata snapshot, which may be read while the kernel uses the pool.
+    ///
+    /// Fails with `Invalid` if there is none.
+    pub fn open_snapshot(source: S) -> Result<Self> {
+        Self::open_at(source, true)
+    }
+
+    fn open_at(source: S, snapshot: bool) -> Result<Self> {
+        let blocks = Blocks::new(source)?;
+        let live = Superblock::decode(&*blocks.read(0)?, 0)?;
+        // The snapshot's own space maps are zeros, and devices only grow.
+        let nr_data_blocks = live.data_space_map.nr_blocks;
+        let superblock = match (snapshot, live.held_root) {
+            (false, _) => live,
+            (true, Some(root)) => Superblock::decode(&*blocks.read(root)?, root)?,
+            (true, None) => return Err(Error::new(ErrorKind::Invalid, "the pool has no metadata snapshot")),
+        };
+        Ok(Self { blocks, superblock, nr_data_blocks, lenient: false })
+    }
+
+    /// Reads past damage from now on.
+    pub fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
+    }
+
+    /// The superblock that reading starts from.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The pool in the words of a stream. Strict reading fails with `Damaged` if the kernel could have no such pool.
+    pub fn header(&self) -> Result<PoolHeader> {
+        let superblock = &self.superblock;
+        let sectors = superblock.data_block_sectors;
+        if !self.lenient && !data_block_sectors_are_valid(sectors) {
+            return Err(Error::damaged(0, 336, format!("data blocks cannot have {sectors} sectors")));
+        }
+        Ok(PoolHeader {
+            uuid: superblock.uuid,
+            time: superblock.time,
+            transaction_id: superblock.transaction_id,
+            needs_check: superblock.needs_check,
+            data_block_sectors: sectors,
+            nr_data_blocks: self.nr_data_blocks,
+        })
+    }
+
+    /// The devices in the order of their numbers.
+    ///
+    /// Strict reading fails with `Damaged` if the tree of devices and that of details do not have the same keys.
+    pub fn devices(&self) -> Devices<'_, S> {
+        let walk = |root, bytes| Entries::new(TreeWalk::new(&self.blocks, root, bytes, self.lenient));
+        Devices {
+            roots: walk(self.superblock.mapping_root, 8),
+            details: walk(self.superblock.details_root, DeviceDetails::BYTES),
+            next_root: None,
+            next_details: None,
+            started: false,
+            failed: false,
+            lenient: self.lenient,
+        }
+    }
+
+    /// The mappings of a device in the order of virtual blocks.
+    pub fn runs(&self, device: &Device) -> Runs<'_, S> {
+        let walk = |root| TreeWalk::new(&self.blocks, root, BlockTime::BYTES, self.lenient);
+        Runs {
+            walk: device.root.map(walk),
+            device: device.id,
+            nr_data_blocks: self.nr_data_blocks,
+            leaf: None,
+            at: 0,
+            pending: None,
+            lost: Vec::new(),
+            lenient: self.lenient,
+        }
+    }
+
+    /// Gives the whole pool to `sink`, and tells what lenient reading passed over.
+    pub fn copy_to(&self, sink: &mut impl Sink) -> Result<Salvage> {
+        let mut salvage = Salvage::default();
+        sink.begin(&self.header()?)?;
+        let mut devices = self.devices();
+        for device in &mut devices {
+            let device = device?;
+            let lost = self.copy_device(&device, sink);
+            let mut lost = lost.map_err(|error| error.with_device(device.id.into()))?;
+            if device.root.is_none() {
+                let error = Error::new(ErrorKind::Damaged, "the tree of devices does not have this one");
+                lost.push(LostRange { first: 0, last: u64::MAX, error: error.with_device(device.id.into()) });
+            }
+            if !lost.is_empty() {
+                salvage.devices.push((device.id, lost));
+            }
+        }
+        salvage.device_numbers = devices.take_lost();
+        sink.end()?;
+        Ok(salvage)
+    }
+
+    fn copy_device(&self, device: &Device, sink: &mut impl Sink) -> Result<Vec<LostRange>> {
+        let mut details = device.details;
+        if self.lenient {
+            // The number comes before the mappings, so what can be read is counted first.
+            details.mapped_blocks = self.runs(device).flatten().map(|run| run.length).sum();
+        }
+        sink.device(device.id, &details)?;
+        let mut runs = self.runs(device);
+        let mut mapped_blocks = 0;
+        while let Some(run) = runs.next().transpose()? {
+            mapped_blocks += run.length;
+            sink.run(&run)?;
+        }
+        if mapped_blocks != details.mapped_blocks {
+            let told = details.mapped_blocks;
+            let message = format!("the details have {told} mapped blocks, the mappings {mapped_blocks}");
+            return Err(Error::new(ErrorKind::Damaged, message));
+        }
+        sink.device_end()?;
+        Ok(runs.take_lost())
+    }
+}
+
+/// Devices of a pool, in order.
+pub struct Devices<'a, S> {
+    roots: Entries<'a, S>,
+    details: Entries<'a, S>,
+    next_root: Option<Row<u64>>,
+    next_details: Option<Row<DeviceDetails>>,
+    started: bool,
+    failed: bool,
+    lenient: bool,
+}
+
+impl<S: Source> Devices<'_, S> {
+    /// Ranges of device numbers that lenient reading passed over.
+    pub fn take_lost(&mut self) -> Vec<LostRange> {
+        let mut lost = self.roots.take_lost();
+        lost.extend(self.details.take_lost());
+        lost.into_iter().map(LostRange::from).collect()
+    }
+
+    fn fetch_root(&mut self) -> Result<()> {
+        let row = self.roots.next::<8>()?;
+        self.next_root = row.map(|(key, value, block, byte)| (key, u64::from_le_bytes(value), block, byte));
+        Ok(())
+    }
+
+    fn fetch_details(&mut self) -> Result<()> {
+        let row = self.details.next::<{ DeviceDetails::BYTES }>()?;
+        self.next_details =
+            row.map(|(key, value, block, byte)| (key, DeviceDetails::decode(&value), block, byte));
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Option<Device>> {
+        if !self.started {
+            self.started = true;
+            self.fetch_root()?;
+            self.fetch_details()?;
+        }
+        loop {
+            let (root, details) = (self.next_root, self.next_details);
+            let Some(id) = root.map(|row| row.0).into_iter().chain(details.map(|row| row.0)).min() else {
+                return Ok(None);
+            };
+            let root = root.filter(|row| row.0 == id);
+            let details = details.filter(|row| row.0 == id);
+            if root.is_some() {
+                self.fetch_root()?;
+            }
+            if details.is_some() {
+                self.fetch_details()?;
+            }
+            match device_of(id, root, details) {
+                Err(error) if !self.lenient => return Err(error),
+                Err(_) if id >= DEVICE_ID_LIMIT => {}
+                _ => {
+                    let details = details.map(|row| row.1).unwrap_or_default();
+                    return Ok(Some(Device { id: id as u32, details, root: root.map(|row| row.1) }));
+                }
+            }
+        }
+    }
+}
+
+/// Fails with what is wrong about a row of the two trees.
+fn device_of(id: u64, root: Option<Row<u64>>, details: Option<Row<DeviceDetails>>) -> Result<()> {
+    let (block, byte) =
+        root.map(|row| (row.2, row.3)).or(details.map(|row| (row.2, row.3))).unwrap_or_default();
+    let damaged = |message: &str| Err(Error::damaged(block, byte, message).with_device(id));
+    if id >= DEVICE_ID_LIMIT {
+        return damaged("numbers of devices end at 16777215");
+    }
+    match (root, details) {
+        (Some(_), Some(_)) => Ok(()),
+        (None, _) => damaged("the device has details and no mappings"),
+        (_, None) => damaged("the device has mappings and no details"),
+    }
+}
+
+impl<S: Source> Iterator for Devices<'_, S> {
+    type Item = Result<Device>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let result = self.step().transpose();
+        self.failed = matches!(result, Some(Err(_)));
+        result
+    }
+}
+
+impl From<LostKeys> for LostRange {
+    fn from(lost: LostKeys) -> Self {
+        Self { first: lost.first, last: lost.last, error: lost.error }
+    }
+}
+
+/// Mappings of a device, in order.
+pub struct Runs<'a, S> {
+    walk: Option<TreeWalk<'a, S>>,
+    device: u32,
+    nr_data_blocks: u64,
+    leaf: Option<(u64, BtreeNode)>,
+    at: usize,
+    pending: Option<Run>,
+    lost: Vec<LostRange>,
+    lenient: bool,
+}
+
+impl<S: Source> Runs<'_, S> {
+    /// What lenient reading passed over until now.
+    pub fn take_lost(&mut self) -> Vec<LostRange> {
+        let mut lost = std::mem::take(&mut self.lost);
+        if let Some(walk) = &mut self.walk {
+            lost.extend(walk.take_lost().into_iter().map(LostRange::from));
+        }
+        for range in &mut lost {
+            let error = std::mem::replace(&mut range.error, Error::new(ErrorKind::Damaged, ""));
+            range.error = error.with_device(self.device.into());
+        }
+        lost.sort_by_key(|range| range.first);
+        lost
+    }
+
+    fn step(&mut self) -> Result<Option<Run>> {
+        while let Some(next) = self.next_mapping()? {
+            match &mut self.pending {
+                Some(run) if run.is_continued_by(&next) => run.length += 1,
+                pending => {
+                    if let Some(run) = pending.replace(next) {
+                        return Ok(Some(run));
+                    }
+                }
+            }
+        }
+        Ok(self.pending.take())
+    }
+
+    fn next_mapping(&mut self) -> Result<Option<Run>> {
+        loop {
+            if let Some((block, node)) = self.leaf.as_ref().filter(|(_, node)| self.at < node.len()) {
+                let (block, at) = (*block, self.at);
+                self.at += 1;
+                let (key, value) = (node.key(at), BlockTime::unpack(node.value_u64(at)));
+                if value.block < self.nr_data_blocks {
+                    let BlockTime { block, time } = value;
+                    return Ok(Some(Run { virtual_begin: key, data_begin: block, length: 1, time }));
+                }
+                let error = beyond_data(&value, self.nr_data_blocks, block, node.value_offset(at));
+                self.lose(key, error)?;
+                continue;
+            }
+            let Some(walk) = &mut self.walk else { return Ok(None) };
+            self.leaf = walk.next_leaf()?;
+            self.at = 0;
+            if self.leaf.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn lose(&mut self, key: u64, error: Error) -> Result<()> {
+        if !self.lenient {
+            return Err(error);
+        }
+        match self.lost.last_mut() {
+            Some(range) if range.last.checked_add(1) == Some(key) => range.last = key,
+            _ => self.lost.push(LostRange { first: key, last: key, error }),
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn beyond_data(value: &BlockTime, nr_data_blocks: u64, block: u64, byte: usize) -> Error {
+    let message = format!("a mapping to data block {} of {nr_data_blocks}", value.block);
+    Error::damaged(block, byte, message)
+}
+
+impl<S: Source> Iterator for Runs<'_, S> {
+    type Item = Result<Run>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let result = self.step().map_err(|error| error.with_device(self.device.into()));
+        if result.is_err() {
+            self.walk = None;
+            self.leaf = None;
+            self.pending = None;
+        }
+        result.transpose()
+    }
+}

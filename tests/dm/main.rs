@@ -1,0 +1,14 @@
+//! dm-thin's metadata: what we write is given to the kernel and to thin-provisioning-tools, what they write to us.
+//!
+//! `pools.rs` makes random pools, `tools.rs` runs Debian's tools, `kernel.rs` the kernel in the lab. `matrix.rs` breaks metadata
+//! in every way we know and prints who finds it, `damage.rs` at random, `cuts.rs` by power cuts while it is written.
+
+mod cuts;
+mod damage;
+mod fixtures;
+mod image;
+mod kernel;
+mod matrix;
+mod pools;
+mod round_trips;
+mod tools;
