@@ -49,15 +49,19 @@ pub fn devices_under_a_served_pool_grow(io: &str) {
     let served = pool.serve(&["--io", io, "--volume", "disk=200T"]);
     let write = |from_mib: u64, mib: u64| {
         let command = format!("write -P 7 {from_mib}M {mib}M");
-        client("qemu-io", &["-f", "raw", "-c", &command, "-c", "flush", &pool.uri("disk")]).code
+        client("qemu-io", &["-f", "raw", "-c", &command, "-c", "flush", &pool.uri("disk")])
     };
-    assert_eq!(write(0, 40), Some(0));
-    assert_ne!(write(40, 40), Some(0), "the pool is full");
+    let written = |from_mib: u64, mib: u64| {
+        let ran = write(from_mib, mib);
+        assert_eq!(ran.code, Some(0), "{}{}{}", ran.out, ran.err, pool.ok(&["--json", "pool", "status"]));
+    };
+    written(0, 40);
+    assert_ne!(write(40, 40).code, Some(0), "the pool is full");
     let short = pool.run(&["pool", "extend", "256M"]);
     assert_eq!(short.code, Some(6), "the device is too short: {}", short.err);
     data.enlarge(&data_file, 256 * MIB);
     pool.ok(&["pool", "extend", "256M"]);
-    assert_eq!(write(40, 120), Some(0));
+    written(40, 120);
 
     let state = || {
         let status = pool.ok(&["--json", "pool", "status"]);
@@ -68,7 +72,7 @@ pub fn devices_under_a_served_pool_grow(io: &str) {
     assert_eq!(state(), "full");
     metadata.enlarge(&metadata_file, 16 * MIB);
     // The first write that finds no room makes the pool look at its device again.
-    wait_for("room in the metadata", || (write(190 << 20, 1) == Some(0)).then_some(()));
+    wait_for("room in the metadata", || (write(190 << 20, 1).code == Some(0)).then_some(()));
     assert_eq!(state(), "ok");
     ok("qemu-io", &["-r", "-f", "raw", "-c", "read -P 7 0 160M", &pool.uri("disk")]);
     served.stop();

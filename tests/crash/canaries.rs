@@ -18,7 +18,7 @@ use vellum_tests::rng::Rng;
 use vellum_tests::sim_disk::{Fault, OperationKind};
 
 /// Seeds within which a canary must be found.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 600;
 /// The last trial of a seed: one run that is cut, six directed ones, the others with a fault.
 const LAST_TRIAL: u64 = 13;
 

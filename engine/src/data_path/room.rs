@@ -33,6 +33,8 @@ pub struct RoomState {
     reserved: Room,
     /// The generation since which metadata pages have been short and the file could not grow.
     full_since: Option<Generation>,
+    /// The last change that asked would not have got its metadata pages had it been the only one.
+    is_starved: bool,
     /// The last change that asked for metadata pages got none and failed.
     refused: bool,
     /// Something was given back: who waits should try again.
@@ -80,6 +82,8 @@ impl Core {
     fn admit_above(&mut self, needed: Room, floor: u64) -> bool {
         let free = self.metadata.forest.pages.free_pages();
         let wanted = floor + self.room.reserved.metadata_pages + needed.metadata_pages;
+        // What is set aside for changes under way comes back, most of it: that is waited for.
+        self.room.is_starved = free < wanted - self.room.reserved.metadata_pages;
         if free < wanted {
             self.metadata_is_short(wanted - free);
             return false;
@@ -119,7 +123,7 @@ impl Core {
 
     fn metadata_is_short(&mut self, pages: u64) {
         self.want_growth(pages);
-        if self.growth.has_failed() {
+        if self.growth.has_failed() && self.room.is_starved {
             let now = self.metadata.forest.building;
             self.room.full_since.get_or_insert(now);
             if !self.metadata_is_full() {
@@ -148,7 +152,7 @@ impl Core {
             return self.fail_task(task, &error);
         }
         // A deletion was answered: it goes on whenever there is room.
-        if self.metadata_is_full() && !task.is_deletion() {
+        if self.room.is_starved && self.metadata_is_full() && !task.is_deletion() {
             // The next one asks the host again.
             self.growth.ask_again();
             self.room.refused = true;
