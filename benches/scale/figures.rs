@@ -143,12 +143,12 @@ fn difference(place: &Place) -> Result<()> {
         &OpenOptions::default(),
     )?;
     let named = |name: &str, uuid| NewVolume { name: name.to_owned(), uuid: [uuid; 16], created_unix_s: 0 };
-    let before = pool.snapshot(VOLUME, named("disk@before", 101))?;
+    let before = pool.snapshot(VOLUME, named("disk@first", 101))?;
     for index in 0..BLOCKS {
         let at = place.mappings / BLOCKS * index * BLOCK_BYTES;
         pool.write(VOLUME, at, vec![1; SECTOR_BYTES as usize])?;
     }
-    let after = pool.snapshot(VOLUME, named("disk@after", 102))?;
+    let after = pool.snapshot(VOLUME, named("disk@second", 102))?;
     let (data, metadata) = pool.close()?;
     let mut pool = Pool::open(data, metadata, &OpenOptions::default())?;
     let mut times = Vec::new();
