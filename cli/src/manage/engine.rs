@@ -6,11 +6,12 @@ use super::Manage;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
+use crate::size::{self, Size};
 use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
-use crate::{host, names, patterns, size};
+use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
 use vellum_engine::request::{Outcome, Reply, Request, Uuid};
-use vellum_engine::units::VolumeId;
+use vellum_engine::units::{BLOCK_BYTES, VolumeId};
 use vellum_engine::{PoolStatus, VolumeInfo};
 
 /// An engine that can be asked.
@@ -100,6 +101,12 @@ impl<E: Engine> Manage for Opened<E> {
 
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {
         let data_blocks = size::pool_blocks(size_bytes)?;
+        let now = self.engine.status().data_blocks;
+        if data_blocks < now {
+            let now = Size(now * BLOCK_BYTES);
+            return Err(Error::new(Kind::Invalid, format!("the pool has {now}, and cannot be made smaller"))
+                .hint(format!("give {now} or more")));
+        }
         self.engine.request(Request::Extend { data_blocks })?;
         self.status()
     }

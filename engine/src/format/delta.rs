@@ -148,6 +148,21 @@ impl Delta {
         Ok(())
     }
 
+    /// The volume that has to be there for a delta of one volume; none for those that make or name several.
+    pub fn volume(&self) -> Option<VolumeId> {
+        match self {
+            Self::Publish { volume, .. }
+            | Self::Clear { volume, .. }
+            | Self::Unmap { volume, .. }
+            | Self::Update { volume, .. }
+            | Self::Forget { volume }
+            | Self::Rollback { volume, .. }
+            | Self::Receive { volume, .. }
+            | Self::Arrive { volume, .. } => Some(*volume),
+            Self::Create { .. } | Self::Snapshot { .. } | Self::Delete { .. } => None,
+        }
+    }
+
     /// Bytes of the encoded delta.
     pub fn encoded_bytes(&self) -> usize {
         let body_bytes = match self {

@@ -65,13 +65,7 @@ impl Log {
                 known.insert(*old);
                 known.contains(volume) && known.contains(snapshot)
             }
-            Delta::Publish { volume, .. }
-            | Delta::Clear { volume, .. }
-            | Delta::Unmap { volume, .. }
-            | Delta::Update { volume, .. }
-            | Delta::Forget { volume }
-            | Delta::Receive { volume, .. }
-            | Delta::Arrive { volume, .. } => known.contains(volume),
+            one => one.volume().is_none_or(|volume| known.contains(&volume)),
         })
     }
 }

@@ -64,18 +64,7 @@ fn apply_what_is_left(files: &mut Files<'_>, state: &mut Metadata, delta: &Delta
             apply(files, state, &Delta::Delete { volumes: left })?;
             return Ok(skipped);
         }
-        Delta::Publish { volume, .. }
-        | Delta::Clear { volume, .. }
-        | Delta::Unmap { volume, .. }
-        | Delta::Update { volume, .. }
-        | Delta::Forget { volume }
-        | Delta::Receive { volume, .. }
-        | Delta::Arrive { volume, .. }
-        | Delta::Rollback { volume, .. }
-            if !is_there(volume) =>
-        {
-            return Ok(1);
-        }
+        delta if delta.volume().is_some_and(|volume| !is_there(&volume)) => return Ok(1),
         Delta::Rollback { volume, snapshot, .. } if !is_there(snapshot) => {
             let message =
                 "it was rolled back to a snapshot whose record is lost: what it holds cannot be told";
