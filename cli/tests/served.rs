@@ -17,7 +17,7 @@ use vellum_cli::manage::{Files, Manage, Progress, Remote, Transfer};
 use vellum_cli::pool_directory::PoolDirectory;
 use vellum_cli::views::{
     ArrivalView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView,
-    DifferenceView, PoolView, SendView, VolumeView,
+    DifferenceView, PoolView, SendView, TrimView, TrimmedView, VolumeView,
 };
 
 struct Served {
@@ -140,6 +140,10 @@ impl Manage for Fails {
     }
 
     fn extend(&mut self, _: u64) -> Result<PoolView> {
+        self.error()
+    }
+
+    fn trim(&mut self, _: &TrimView) -> Result<TrimmedView> {
         self.error()
     }
 

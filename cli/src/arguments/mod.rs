@@ -105,6 +105,11 @@ pub enum PoolCommand {
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<Setting>,
     },
+    /// Give everything that is free back to the host, whatever the pool believes the host to hold: after a crash, or with
+    /// discard=off.
+    ///
+    /// Works while it is served, and goes slowly then while clients use it. It can be broken off and begun again.
+    Trim,
     /// Check every structure, and tell what damage costs. Writes nothing; the pool may not be served meanwhile.
     ///
     /// Ends with the exit code `damaged` if it finds something.

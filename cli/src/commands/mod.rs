@@ -6,6 +6,7 @@ mod pages;
 mod pool;
 mod repair;
 mod transfer;
+mod trim;
 mod volumes;
 
 use crate::arguments::{Arguments, Command};

@@ -32,6 +32,7 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
             let view = manage::with_pool(directory, |pool| pool.configure(&change))?;
             output.result(&view, text::pool)
         }
+        PoolCommand::Trim => super::trim::run(directory, output),
         PoolCommand::Check => check(directory, output),
         PoolCommand::Repair(arguments) => super::repair::run(arguments, directory, output),
         PoolCommand::Inspect(what) => {

@@ -27,6 +27,7 @@ pub fn router(pool: Shared) -> Router {
     Router::new()
         .route("/v1/pool", get(status).patch(configure))
         .route("/v1/pool/extensions", post(extend))
+        .route("/v1/pool/trims", post(streams::trim))
         .route("/v1/volumes", get(volumes).post(create_volume))
         .route("/v1/volumes/{name}", get(volume).delete(delete_volume).patch(change_volume))
         .route("/v1/snapshots", get(snapshots).post(create_snapshots))

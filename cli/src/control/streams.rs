@@ -1,6 +1,6 @@
-//! The routes of the control API that move streams, and what belongs to them.
+//! The routes of the control API that take long: streams and what belongs to them, and trims.
 //!
-//! Owns the way between the bodies of HTTP and threads that may block. A transfer has a way to the pool of its own, so
+//! Owns the way between the bodies of HTTP and threads that may block. Each has a way to the pool of its own, so
 //! other requests do not wait for it.
 
 use super::channel_body::{ChannelBody, channel_body};
@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
 use crate::names;
-use crate::views::{AbortedView, ArrivalsView, AskDifferenceView, DifferenceView, SendView, VolumeView};
+use crate::views::{
+    AbortedView, ArrivalsView, AskDifferenceView, DifferenceView, SendView, TrimView, TrimmedView, VolumeView,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -37,6 +39,14 @@ pub(super) async fn difference(
     Body(what): Body<AskDifferenceView>,
 ) -> Answer<DifferenceView> {
     answer(pool, StatusCode::OK, move |pool| pool.difference(&what)).await
+}
+
+/// Takes its time while clients use the pool.
+pub(super) async fn trim(State(pool): State<Shared>, Body(part): Body<TrimView>) -> Answer<TrimmedView> {
+    let mut pool = way_in(pool).await?;
+    let panicked = |_| Error::new(Kind::Failure, "the request has panicked");
+    let trimmed = tokio::task::spawn_blocking(move || pool.trim(&part)).await.map_err(panicked)??;
+    Ok((StatusCode::OK, Json(trimmed)))
 }
 
 /// Answers when it is known that there will be a stream, and how long.

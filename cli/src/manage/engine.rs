@@ -8,7 +8,8 @@ use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
 use crate::views::{
-    ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView, VolumeView,
+    ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView, TrimView, TrimmedView,
+    VolumeView,
 };
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
@@ -116,6 +117,14 @@ impl<E: Engine> Manage for Opened<E> {
         }
         self.engine.request(Request::Extend { data_blocks })?;
         self.status()
+    }
+
+    fn trim(&mut self, part: &TrimView) -> Result<TrimmedView> {
+        let first_block = part.offset_bytes.div_ceil(BLOCK_BYTES);
+        match self.engine.request(Request::Trim { first_block })? {
+            Outcome::Trimmed(trimmed) => Ok(TrimmedView::new(&trimmed)),
+            other => Err(Error::new(Kind::Failure, format!("the engine answered with {other:?}"))),
+        }
     }
 
     fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {

@@ -15,7 +15,7 @@ use crate::names;
 use crate::pool_directory::PoolDirectory;
 use crate::views::{
     ArrivalView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView,
-    DifferenceView, PoolView, SendView, VolumeView,
+    DifferenceView, PoolView, SendView, TrimView, TrimmedView, VolumeView,
 };
 pub use files::Files;
 pub use live::Live;
@@ -50,6 +50,9 @@ pub trait Manage: Transfer {
 
     /// Lets the pool hold `size_bytes`, as much as now or more.
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView>;
+
+    /// Has the host take back what is free in a part of the pool.
+    fn trim(&mut self, part: &TrimView) -> Result<TrimmedView>;
 
     /// Changes what the pool does about space.
     fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView>;

@@ -6,7 +6,7 @@ use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
     AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
-    MetadataState, PoolView, RepairView, ServeView, VolumeView,
+    MetadataState, PoolView, RepairView, ServeView, TrimReportView, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -65,6 +65,14 @@ fn state(view: &PoolView) -> String {
         (None, true) => "served".to_owned(),
         (None, false) => "ready, not served".to_owned(),
     }
+}
+
+/// What a trim came to.
+pub fn trim(view: &TrimReportView) -> String {
+    let mut rows = vec![("free and punched", size(view.punched_bytes))];
+    rows.extend(view.returned_bytes.map(|bytes| ("came back to the host", size(bytes))));
+    rows.extend(view.host_data_bytes.map(|bytes| ("on the host", format!("data {}", size(bytes)))));
+    fields(&rows)
 }
 
 /// A list of volumes or snapshots; nothing for an empty one.

@@ -23,6 +23,8 @@ impl Core {
             Task::Control(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extend(task) => self.extension_over(task.key, Err(error.clone())),
             Task::Shrink(task) => self.fail_shrink(&task, error),
+            Task::PunchSectors(_) => self.punch.sectors.give_up_looking(),
+            Task::Trim(task) => self.part_done(task.key, Err(error.clone())),
         }
     }
 
@@ -70,6 +72,7 @@ impl Core {
         tasks.append(&mut self.waiting_for_pins);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);
+        self.fail_trims(error);
         for task in tasks {
             match task {
                 reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_)) => {

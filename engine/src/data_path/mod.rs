@@ -8,7 +8,7 @@
 //!
 //! | step | file | what happens |
 //! |---|---|---|
-//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block |
+//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block; at zeros too if so set (`zeros.rs`) |
 //! | 2 | `write.rs` | mapping found, sectors locked (`locks.rs`), place chosen, room set aside (`room.rs`) |
 //! | 3 | `gather.rs` | only for parts of sectors and second layers: what is there is read first |
 //! | 4 | `job.rs` | data written to the chosen block (`space.rs` gave it); on completion the delta is applied |
@@ -17,8 +17,9 @@
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
 //! `collapse.rs` and `collapse_walks.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
-//! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
-//! written before they are needed). A pool is made larger by `extend.rs`.
+//! background: `checkpoint.rs`, `reclaim.rs` (slabs, growth of the metadata file), `punch.rs` and `sector_punch.rs` (space
+//! given back to the host), `write_ahead.rs` (free blocks written before they are needed). A pool is made larger by
+//! `extend.rs`; `trim.rs` has everything free punched on request.
 //! `opening.rs` makes a core from two disks.
 
 mod change;
@@ -36,19 +37,23 @@ mod job;
 mod locks;
 mod opening;
 mod operations;
+mod punch;
 mod read;
 mod receive;
 mod reclaim;
 mod room;
+mod sector_punch;
 mod shrink;
 mod space;
 mod status;
 mod submit;
+mod trim;
 mod turn;
 mod unmap;
 mod unproven;
 mod write;
 mod write_ahead;
+mod zeros;
 
 pub use collapse_walks::CollapseStatus;
 pub use opening::open;
@@ -111,6 +116,10 @@ pub enum Task {
     Extend(extend::ExtendTask),
     /// Make a volume smaller, a slice of its tail at a time.
     Shrink(shrink::ShrinkTask),
+    /// Punch discarded sectors of a block.
+    PunchSectors(sector_punch::SectorPunchTask),
+    /// Punch the free blocks of a part of the pool.
+    Trim(trim::TrimTask),
 }
 
 impl Task {
@@ -177,6 +186,7 @@ pub struct Core {
     room: room::RoomState,
     checkpoint: checkpoint::CheckpointState,
     slab: reclaim::SlabState,
+    punch: punch::PunchState,
     write_ahead: write_ahead::WriteAheadState,
     growth: reclaim::GrowthState,
     reads: FxHashMap<Key, read::OpenRead>,
@@ -221,7 +231,10 @@ impl Core {
     /// Whether something is under way that time alone moves on: drivers go on calling [`Core::turn`] now and then.
     pub fn wants_time(&self) -> bool {
         self.failure.is_none()
-            && (!self.is_proven() || !self.waiting_for_room.is_empty() || self.collapse.wants_turn())
+            && (!self.is_proven()
+                || !self.waiting_for_room.is_empty()
+                || self.collapse.wants_turn()
+                || self.punches_want_time())
     }
 
     /// Whether another turn would move something on at once: somebody waits for a walk, which takes a few steps a turn.

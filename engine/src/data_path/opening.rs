@@ -7,6 +7,7 @@ use super::collapse_walks::CollapseWalks;
 use super::commit::Commit;
 use super::control::settings_of;
 use super::locks::Locks;
+use super::punch::PunchState;
 use super::space::Space;
 use super::unproven::Unproven;
 use super::write_ahead::WriteAheadState;
@@ -37,6 +38,7 @@ pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions)
     write_verdict(&mut files, &mut found, incarnation, options)?;
     found.ring.tail = found.ring.head;
     let mut core = Core::behind(found, incarnation, options);
+    core.punch.note_end(files.data.size_bytes() / BLOCK_BYTES);
     core.resume_deletions();
     Ok(core)
 }
@@ -162,6 +164,7 @@ impl Core {
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),
+            punch: PunchState::default(),
             write_ahead: WriteAheadState::default(),
             growth: reclaim::GrowthState::default(),
             reads: FxHashMap::default(),

@@ -89,7 +89,22 @@ impl Space {
 
     /// Blocks that can be given out now.
     pub fn ready(&self) -> u64 {
+        self.kept() + self.to_punch.len() as u64
+    }
+
+    /// Free blocks that the host holds for the next writes.
+    pub fn kept(&self) -> u64 {
         self.counts.fresh + self.counts.recycled
+    }
+
+    /// Whether free blocks wait to be punched.
+    pub fn has_to_punch(&self) -> bool {
+        !self.to_punch.is_empty()
+    }
+
+    /// From now on so many freed blocks are kept on the host, and those beyond are queued to be punched.
+    pub fn set_recycle_blocks(&mut self, blocks: u64) {
+        self.recycle_blocks = blocks;
     }
 
     /// Whether a block may become ready without anybody freeing more.
@@ -109,7 +124,7 @@ impl Space {
         self.freed.back().map(|(number, _)| *number)
     }
 
-    /// Gives a block out: one that was written before, or the next fresh one in order.
+    /// Gives a block out: one that was written before, be it queued to be punched, or the next fresh one in order.
     pub fn take(&mut self) -> Option<DataBlock> {
         if self.counts.recycled > 0 {
             let block = self.recycled_from + self.recycled[self.recycled_from..].first_one()?;
@@ -117,6 +132,10 @@ impl Space {
             self.recycled.set(block, false);
             self.counts.recycled -= 1;
             return Some(DataBlock(block as u64));
+        }
+        if let Some(block) = self.to_punch.pop_first() {
+            self.counts.punching -= 1;
+            return Some(DataBlock(block));
         }
         let behind = self.fresh[self.cursor..].first_one().map(|i| i + self.cursor);
         let block = behind.or_else(|| self.fresh.first_one())?;
@@ -240,28 +259,84 @@ impl Space {
         self.counts.fresh += blocks;
     }
 
-    /// The next run of free blocks to give back to the host.
-    pub fn take_punch(&mut self) -> Option<(DataBlock, u64)> {
+    /// Queues kept blocks to be punched until only `keep` are left, at most `most` of them. Written ones stay longest.
+    pub fn retire(&mut self, keep: u64, most: u64) {
+        let excess = self.kept().saturating_sub(keep).min(most) as usize;
+        let fresh: Vec<usize> = self.fresh.iter_ones().take(excess).collect();
+        let written_left = self.counts.recycled as usize;
+        let rest = (excess - fresh.len()).min(written_left);
+        let recycled: Vec<usize> = self.recycled.iter_ones().skip(written_left - rest).collect();
+        self.counts.fresh -= fresh.len() as u64;
+        self.counts.recycled -= recycled.len() as u64;
+        self.counts.punching += (fresh.len() + recycled.len()) as u64;
+        fresh.iter().for_each(|block| self.fresh.set(*block, false));
+        recycled.iter().for_each(|block| self.recycled.set(*block, false));
+        self.to_punch.extend(fresh.into_iter().chain(recycled).map(|block| block as u64));
+    }
+
+    /// Nothing is punched any more: what was queued is kept.
+    pub fn keep_queued(&mut self) {
+        while let Some((first, blocks)) = self.take_punch(u64::MAX) {
+            self.counts.punching -= blocks;
+            self.recycle(first, blocks);
+        }
+    }
+
+    /// The next run of queued blocks, at most `most` long, taken out to be punched.
+    pub fn take_punch(&mut self, most: u64) -> Option<(DataBlock, u64)> {
         let first = self.to_punch.pop_first()?;
         let mut blocks = 1;
-        while self.to_punch.remove(&(first + blocks)) {
+        while blocks < most && self.to_punch.remove(&(first + blocks)) {
             blocks += 1;
         }
         Some((DataBlock(first), blocks))
     }
 
-    /// A punch completed. If it failed the blocks are still allocated, and as free as before.
+    /// The next run of free blocks in `from..end`, holes included, at most `most` long, taken out to be punched.
+    pub fn take_free(&mut self, from: DataBlock, end: DataBlock, most: u64) -> Option<(DataBlock, u64)> {
+        let end = end.0.min(self.holes.len() as u64);
+        let first = (from.0..end).find(|block| self.is_free(*block))?;
+        let run =
+            (first..end.min(first.saturating_add(most))).take_while(|block| self.is_free(*block)).count();
+        (first..first + run as u64).for_each(|block| self.take_out(block));
+        self.counts.punching += run as u64;
+        if canary::broken(Canary::TrimRacesWrite) {
+            self.return_holes(DataBlock(first), run as u64);
+        }
+        Some((DataBlock(first), run as u64))
+    }
+
+    fn is_free(&self, block: u64) -> bool {
+        let index = block as usize;
+        self.holes[index] || self.fresh[index] || self.recycled[index] || self.to_punch.contains(&block)
+    }
+
+    fn take_out(&mut self, block: u64) {
+        let index = block as usize;
+        self.counts.holes -= u64::from(self.holes.replace(index, false));
+        self.counts.fresh -= u64::from(self.fresh.replace(index, false));
+        self.counts.recycled -= u64::from(self.recycled.replace(index, false));
+        self.counts.punching -= u64::from(self.to_punch.remove(&block));
+    }
+
+    /// A punch of queued blocks completed. If it failed they are still allocated, and as free as before.
     pub fn punched(&mut self, first: DataBlock, blocks: u64, done: bool) {
         self.counts.punching -= blocks;
-        let range = first.0 as usize..(first.0 + blocks) as usize;
         if canary::broken(Canary::PunchRacesRewrite) {
             return;
         }
         if done {
-            self.holes[range].fill(true);
-            self.counts.holes += blocks;
+            self.return_holes(first, blocks);
         } else {
             self.recycle(first, blocks);
+        }
+    }
+
+    /// A punch of blocks from [`Space::take_free`] is over: whether it failed or not, nothing is known to be allocated.
+    pub fn trimmed(&mut self, first: DataBlock, blocks: u64) {
+        self.counts.punching -= blocks;
+        if !canary::broken(Canary::TrimRacesWrite) {
+            self.return_holes(first, blocks);
         }
     }
 }
@@ -302,10 +377,52 @@ mod tests {
         space.free(DeltaNumber(1), DataBlock(1));
         space.free(DeltaNumber(1), DataBlock(2));
         space.prove(DeltaNumber(1));
-        assert_eq!(space.take_punch(), Some((DataBlock(1), 2)));
+        assert_eq!(space.take_punch(9), Some((DataBlock(1), 2)));
         assert_eq!(space.take_holes(9), None);
         assert_eq!(space.take(), None);
         space.punched(DataBlock(1), 2, true);
         assert_eq!(space.take_holes(9), Some((DataBlock(1), 2)));
+    }
+
+    #[test]
+    fn what_is_queued_to_be_punched_is_given_out_before_new_space() {
+        let mut space = Space::new(&counts(8, 2), 0);
+        let (first, blocks) = space.take_holes(4).unwrap();
+        space.slab_ready(first, blocks);
+        space.give_back(DataBlock(0));
+        assert_eq!((space.ready(), space.counts().punching), (5, 1));
+        assert_eq!(space.take(), Some(DataBlock(0)));
+        assert_eq!((space.ready(), space.counts().punching), (4, 0));
+    }
+
+    #[test]
+    fn retiring_keeps_what_was_written_longest() {
+        let mut space = Space::new(&counts(8, 4), 8);
+        let (first, blocks) = space.take_holes(4).unwrap();
+        space.slab_ready(first, blocks);
+        (0..3).for_each(|block| space.give_back(DataBlock(block)));
+        space.retire(2, 100);
+        let counts = space.counts();
+        assert_eq!((counts.fresh, counts.recycled, counts.punching), (0, 2, 5));
+        assert_eq!(space.take_punch(100), Some((DataBlock(2), 1)));
+        assert_eq!(space.take_punch(100), Some((DataBlock(4), 4)));
+        space.punched(DataBlock(2), 1, false);
+        space.punched(DataBlock(4), 4, true);
+        let counts = space.counts();
+        assert_eq!((counts.holes, counts.recycled, counts.punching), (4, 3, 0));
+    }
+
+    #[test]
+    fn a_trim_takes_every_free_block_whatever_its_state() {
+        let mut space = Space::new(&counts(8, 4), 1);
+        let (first, blocks) = space.take_holes(2).unwrap();
+        space.slab_ready(first, blocks);
+        (1..3).for_each(|block| space.give_back(DataBlock(block)));
+        assert_eq!(space.take_free(DataBlock(0), DataBlock(99), 3), Some((DataBlock(1), 2)));
+        assert_eq!(space.take_free(DataBlock(3), DataBlock(99), 3), Some((DataBlock(4), 3)));
+        assert_eq!((space.counts().punching, space.counts().holes, space.take()), (5, 1, None));
+        space.trimmed(DataBlock(1), 2);
+        space.trimmed(DataBlock(4), 3);
+        assert_eq!(space.counts(), SpaceCounts { holes: 6, ..SpaceCounts::default() });
     }
 }

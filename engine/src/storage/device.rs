@@ -1,14 +1,18 @@
-//! What only block devices need: their size, and a look at what they carry before a pool is made on them.
+//! What only block devices need: their size, a discard, and a look at what they carry before a pool is made on them.
 //!
 //! Owns the places where others put signatures. Whatever stands there that is not zero refuses the device: a list of
 //! known signatures alone would miss the unknown ones.
 
 use super::{Blocking, DiskFile, FileDisk};
 use crate::error::{Error, ErrorKind, Result};
+use rustix::ioctl;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
+
+/// `_IO(0x12, 119)` of linux/fs.h.
+const BLKDISCARD: ioctl::Opcode = ioctl::opcode::none(0x12, 119);
 
 /// File systems, partition tables, LVM, LUKS, MD, swap and ZFS put theirs into the first or the last MiB.
 const LOOKED_AT_BYTES: u64 = 1 << 20;
@@ -40,6 +44,18 @@ pub fn size_bytes(file: &File) -> io::Result<u64> {
     // The position is used by nobody: all reads and writes name theirs.
     let mut file = file;
     file.seek(SeekFrom::End(0))
+}
+
+/// Tells a device that nobody needs a range any more. Fails as unsupported where it does not want to know.
+pub fn discard(file: &File, offset_bytes: u64, length_bytes: u64) -> io::Result<()> {
+    // SAFETY: BLKDISCARD reads two 64-bit numbers, offset and length in bytes, from where its argument points, and writes
+    // nothing there. The array lives until the call is over, and the descriptor is open.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        let range = ioctl::Setter::<BLKDISCARD, [u64; 2]>::new([offset_bytes, length_bytes]);
+        ioctl::ioctl(file, range)
+    };
+    Ok(done?)
 }
 
 /// Refuses a disk that carries anything at its beginning or end.
