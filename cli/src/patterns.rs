@@ -71,6 +71,7 @@ mod tests {
             generation: vellum_engine::units::Generation(1),
             holds: Vec::new(),
             deletion_deferred: false,
+            properties: Default::default(),
         }
     }
 

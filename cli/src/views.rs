@@ -5,9 +5,10 @@
 
 use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use vellum_engine::data_path::{MetadataState as EngineMetadataState, PoolStatus, VolumeInfo};
-use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
-use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
+use vellum_engine::format::{Properties, VolumeKind as EngineKind, uuid_text};
+use vellum_engine::request::{Difference, DifferenceRange, NoSpacePolicy, Partial, PropertiesChange, Uuid};
 use vellum_engine::transfer::ResumeToken;
 use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
 
@@ -22,7 +23,8 @@ pub struct PoolView {
     pub size_bytes: u64,
     /// What something maps, log included.
     pub used_bytes: u64,
-    /// What nothing maps; the five fields from `fresh_bytes` on add up to it.
+    /// What nothing maps; `fresh_bytes`, `recycled_bytes`, `hole_bytes`, `waiting_bytes` and
+    /// `punching_bytes` add up to it.
     pub free_bytes: u64,
     /// Free, allocated on the host, never written since.
     pub fresh_bytes: u64,
@@ -30,6 +32,9 @@ pub struct PoolView {
     pub recycled_bytes: u64,
     /// Free and not allocated on the host as far as is known.
     pub hole_bytes: u64,
+    /// Free, and kept for volumes with reservations: what they may still get of what was promised to them.
+    #[serde(default)]
+    pub reserved_bytes: u64,
     /// Freed, but not to be used again before that is proven durable.
     pub waiting_bytes: u64,
     /// Free and about to go back to the host.
@@ -81,6 +86,7 @@ impl PoolView {
             fresh_bytes: (status.space.fresh + status.space.write_ahead) * BLOCK_BYTES,
             recycled_bytes: status.space.recycled * BLOCK_BYTES,
             hole_bytes: status.space.holes * BLOCK_BYTES,
+            reserved_bytes: status.reserved_blocks * BLOCK_BYTES,
             waiting_bytes: status.space.waiting * BLOCK_BYTES,
             punching_bytes: status.space.punching * BLOCK_BYTES,
             log_bytes: pages * page_bytes,
@@ -163,6 +169,97 @@ pub struct VolumeView {
     pub holds: Vec<String>,
     /// Whether it goes when the last of them is released.
     pub deletion_deferred: bool,
+    /// What is set on a volume; of a snapshot what clones of it begin with.
+    #[serde(default)]
+    pub properties: PropertiesView,
+}
+
+/// What is set on a volume. A limit that is `null` is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PropertiesView {
+    /// Space of the pool that is kept for it; 0 for none.
+    pub reservation_bytes: u64,
+    /// Reads, writes, zeroings and discards a second.
+    pub limit_iops: Option<u64>,
+    /// Bytes read and written a second.
+    pub limit_bytes_per_s: Option<u64>,
+    /// Requests that are carried out at the same time.
+    pub limit_in_flight: Option<u32>,
+    /// What happens to a write that finds no space.
+    pub no_space: NoSpaceView,
+    /// Whatever the user wants to remember.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<&Properties> for PropertiesView {
+    fn from(properties: &Properties) -> Self {
+        Self {
+            reservation_bytes: properties.reservation_bytes,
+            limit_iops: Some(properties.limit_iops).filter(|limit| *limit > 0),
+            limit_bytes_per_s: Some(properties.limit_bytes_per_s).filter(|limit| *limit > 0),
+            limit_in_flight: Some(properties.limit_in_flight).filter(|limit| *limit > 0),
+            no_space: match properties.no_space() {
+                NoSpacePolicy::AsPool => NoSpaceView::Pool,
+                NoSpacePolicy::Stall => NoSpaceView::Stall,
+                NoSpacePolicy::Error => NoSpaceView::Error,
+            },
+            labels: properties.labels.iter().cloned().collect(),
+        }
+    }
+}
+
+/// What happens to a write that finds no space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoSpaceView {
+    /// What is set for the pool.
+    #[default]
+    Pool,
+    /// It waits.
+    Stall,
+    /// It fails.
+    Error,
+}
+
+/// What is to be set on a volume. What is absent stays as it is; 0 is no limit and no reservation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SettingsView {
+    /// Space of the pool that is kept for it, at most its size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation_bytes: Option<u64>,
+    /// Reads, writes, zeroings and discards a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_iops: Option<u64>,
+    /// Bytes read and written a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes_per_s: Option<u64>,
+    /// Requests that are carried out at the same time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_in_flight: Option<u32>,
+    /// What happens to a write that finds no space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_space: Option<NoSpaceView>,
+    /// Labels by name; `null` takes one away.
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+impl SettingsView {
+    /// As the engine takes it.
+    pub fn change(&self) -> PropertiesChange {
+        PropertiesChange {
+            reservation_bytes: self.reservation_bytes,
+            limit_iops: self.limit_iops,
+            limit_bytes_per_s: self.limit_bytes_per_s,
+            limit_in_flight: self.limit_in_flight,
+            no_space: self.no_space.map(|policy| match policy {
+                NoSpaceView::Pool => NoSpacePolicy::AsPool,
+                NoSpaceView::Stall => NoSpacePolicy::Stall,
+                NoSpaceView::Error => NoSpacePolicy::Error,
+            }),
+            labels: self.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        }
+    }
 }
 
 impl VolumeView {
@@ -188,6 +285,7 @@ impl VolumeView {
             generation: info.generation.0,
             holds: info.holds.clone(),
             deletion_deferred: info.deletion_deferred,
+            properties: (&info.properties).into(),
         }
     }
 }
@@ -238,6 +336,9 @@ pub struct NewVolumeView {
     pub name: String,
     /// Its size, a multiple of 4096.
     pub size_bytes: u64,
+    /// Space of the pool that is kept for it, at most its size.
+    #[serde(default)]
+    pub reservation_bytes: u64,
 }
 
 /// Asks for snapshots, all of one moment. A volume's part may be a pattern.
@@ -294,6 +395,8 @@ pub enum ChangeView {
         #[serde(default)]
         force: bool,
     },
+    /// Set limits, reservation, policy or labels of a volume.
+    Set(SettingsView),
     /// Join the two layers of blocks that a volume has alone: each frees a block of the pool.
     Collapse {},
     /// Keep it from being deleted.

@@ -53,6 +53,9 @@ fn commands_go_to_the_server() {
     bench.ok(&["volume", "create", "other", "--size", "1G"]);
     assert_eq!(bench.json(&["pool", "extend", "128M"])["size_bytes"], 128 << 20);
     bench.fails(Kind::Invalid, &["pool", "extend", "64M"]);
+    bench.ok(&["volume", "set", "other", "iops=5", "reservation=1M"]);
+    assert_eq!(bench.json(&["volume", "show", "other"])["properties"]["limit_iops"], 5);
+    bench.fails(Kind::NoSpace, &["volume", "create", "greedy", "--size", "1G", "--reservation", "1G"]);
     bench.ok(&["snapshot", "create", "group/ü disk@1", "other@1"]);
     bench.ok(&["clone", "create", "group/ü disk@1", "copy"]);
     assert_eq!(bench.json(&["volume", "show", "group/ü disk"])["size_bytes"], 10u64 << 30);
@@ -94,7 +97,7 @@ fn many_clients_ask_at_once() {
             scope.spawn(move || {
                 let mut remote = Remote::connect(socket).unwrap().unwrap();
                 for number in 0..4 {
-                    remote.create_volume(&format!("{client}/{number}"), 1 << 30).unwrap();
+                    remote.create_volume(&format!("{client}/{number}"), 1 << 30, 0).unwrap();
                 }
             });
         }
@@ -147,7 +150,7 @@ impl Manage for Fails {
         self.error()
     }
 
-    fn create_volume(&mut self, _: &str, _: u64) -> Result<VolumeView> {
+    fn create_volume(&mut self, _: &str, _: u64, _: u64) -> Result<VolumeView> {
         self.error()
     }
 

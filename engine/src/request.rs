@@ -190,6 +190,13 @@ pub enum Request {
         /// The tag it was held with.
         tag: String,
     },
+    /// Set limits, reservation, policy or labels of a volume. `NoSpace` if the pool or its host cannot keep the reservation.
+    SetProperties {
+        /// Of which volume.
+        volume: VolumeId,
+        /// What changes.
+        change: Box<PropertiesChange>,
+    },
     /// Join the two layers of every block of a volume that owns both. Needs no free block.
     Collapse {
         /// Of which volume.
@@ -205,6 +212,35 @@ pub enum Request {
     Checkpoint,
     /// Checkpoint and stop: takes no more requests, the log is empty, the owner is "nobody".
     Close,
+}
+
+/// What happens to a write that needs a new block when the pool has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NoSpacePolicy {
+    /// What is set for the pool.
+    #[default]
+    AsPool,
+    /// It waits.
+    Stall,
+    /// It fails.
+    Error,
+}
+
+/// What is to be set on a volume. What is `None` stays as it is; a limit of 0 is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PropertiesChange {
+    /// Space kept for the volume, in bytes, at most its size; 0 for none.
+    pub reservation_bytes: Option<u64>,
+    /// Reads, writes, zeroings and discards a second, all together.
+    pub limit_iops: Option<u64>,
+    /// Bytes read and written a second.
+    pub limit_bytes_per_s: Option<u64>,
+    /// Requests that are carried out at the same time.
+    pub limit_in_flight: Option<u32>,
+    /// What happens to a write that finds no space.
+    pub no_space: Option<NoSpacePolicy>,
+    /// Labels by name; `None` takes one away.
+    pub labels: Vec<(String, Option<String>)>,
 }
 
 /// A successful reply.

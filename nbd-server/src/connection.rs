@@ -116,6 +116,8 @@ pub struct Connection {
     deaf: bool,
     /// Nothing can be sent any more.
     pub broken: bool,
+    /// What waits of its requests has been taken back.
+    pub given_up: bool,
     /// When the handshake has to be over.
     pub deadline: Option<Instant>,
 }
@@ -141,6 +143,7 @@ impl Connection {
             ending: false,
             deaf: false,
             broken: false,
+            given_up: false,
             deadline: Some(deadline),
         }
     }

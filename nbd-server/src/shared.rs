@@ -107,6 +107,8 @@ pub struct Shared {
     pub default_export: Option<String>,
     /// The engine's time counts from here.
     pub start: Instant,
+    /// The thread that ran the engine's last turn. It knows when the next is due, and keeps that time for all.
+    pub timekeeper: AtomicUsize,
 }
 
 impl Shared {
@@ -120,7 +122,8 @@ impl Shared {
     ) -> Self {
         let engine =
             Mutex::new(Engine { core, connected: FxHashMap::default(), changes: Changes::default() });
-        Self { engine, files, inboxes, limits, default_export, start: Instant::now() }
+        let timekeeper = AtomicUsize::new(0);
+        Self { engine, files, inboxes, limits, default_export, start: Instant::now(), timekeeper }
     }
 
     /// The engine, for one decision. If a thread panicked with it in hand, what it holds is half a decision: the process

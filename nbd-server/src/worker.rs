@@ -54,6 +54,10 @@ pub struct Worker {
     ticking: bool,
     /// The engine has more to do at once, if nobody else is waiting.
     hurrying: bool,
+    /// When the engine has something to do although nothing happens, in its milliseconds.
+    due_ms: Option<u64>,
+    /// Requests of clients that are gone.
+    abandoned: Vec<RequestId>,
     draining: bool,
     stopped: bool,
     /// No failed request is logged before.
@@ -83,6 +87,8 @@ impl Worker {
             // Whatever the opening left to prove.
             ticking: true,
             hurrying: false,
+            due_ms: None,
+            abandoned: Vec::new(),
             draining: false,
             stopped: false,
             quiet_until: Instant::now(),
@@ -103,14 +109,29 @@ impl Worker {
 
     fn timeout(&self) -> Option<Duration> {
         let handshakes = self.connections.iter().any(|(_, connection)| connection.deadline.is_some());
-        if self.hurrying {
+        if self.hurrying || !self.abandoned.is_empty() {
             return Some(Duration::ZERO);
         }
-        match (self.ticking, handshakes) {
+        let tick = match (self.ticking, handshakes) {
             (true, _) => Some(TICK),
             (false, true) => Some(DEADLINE_TICK),
             (false, false) => None,
+        };
+        let due = self.due_ms.map(|due_ms| {
+            (self.shared.start + Duration::from_millis(due_ms)).saturating_duration_since(Instant::now())
+        });
+        tick.into_iter().chain(due).min()
+    }
+
+    /// Whether the engine's next turn is due, and this thread is the one to take it.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.due_ms.is_some_and(|due_ms| self.shared.now_ms() >= due_ms);
+        if is_due && self.shared.timekeeper.load(Ordering::Acquire) != self.index {
+            // Another thread has taken a turn since, and knows better.
+            self.due_ms = None;
+            return false;
         }
+        is_due
     }
 
     fn happened(&mut self, event: Event) {
@@ -171,6 +192,8 @@ impl Worker {
     /// Ends receives, so that every connection ends once its requests are answered.
     fn drain(&mut self) {
         self.draining = true;
+        self.shared.lock().core.lift_limits();
+        self.ticking = true;
         for (key, connection) in &mut self.connections {
             connection.ending = true;
             let _ = rustix::net::shutdown(&connection.socket, Shutdown::Read);
@@ -188,6 +211,15 @@ impl Worker {
         }
     }
 
+    /// Nobody waits for what this client asked for: what has not begun need not begin.
+    fn give_up(&mut self, key: usize) {
+        let is_of =
+            |pending: &Pending| matches!(pending, Pending::Client(client) if client.connection == key);
+        let slots = self.requests.iter().filter(|(_, pending)| is_of(pending)).map(|(slot, _)| slot as u64);
+        let ids: Vec<RequestId> = slots.map(|slot| request_id(self.index, slot)).collect();
+        self.abandoned.extend(ids);
+    }
+
     fn end_late_handshakes(&mut self) {
         let now = Instant::now();
         let touched = &mut self.touched;
@@ -202,7 +234,7 @@ impl Worker {
 
     /// Input into requests, requests into decisions, decisions into replies, until nothing more comes of it.
     fn settle(&mut self) {
-        let mut tick = self.ticking;
+        let mut tick = self.is_due() || self.ticking || !self.abandoned.is_empty();
         loop {
             self.touched.sort_unstable();
             self.touched.dedup();
@@ -303,7 +335,7 @@ impl Worker {
 
     fn request_id(&mut self, pending: Pending) -> RequestId {
         let slot = self.requests.insert(pending) as u64;
-        RequestId((self.index as u64) << THREAD_SHIFT | slot)
+        request_id(self.index, slot)
     }
 
     /// One turn of the engine, and what comes of it.
@@ -332,6 +364,8 @@ impl Worker {
         let mut decided = Decided::default();
         let mut engine = self.shared.lock();
         self.completions.drain(..).for_each(|completion| engine.core.complete(completion));
+        // Before new requests, which may have got the numbers of answered ones.
+        self.abandoned.drain(..).for_each(|id| engine.core.abandon(id));
         let asked = self.submissions.drain(..).map(|(id, request)| (id, request, false));
         for (id, request, forced) in asked.chain(self.forced.drain(..).map(|(id, r)| (id, r, true))) {
             match engine.submit(id, request, forced) {
@@ -350,6 +384,8 @@ impl Worker {
         decided.replies.iter().for_each(|(id, _)| engine.changes.answered(*id));
         self.ticking = engine.core.wants_time();
         self.hurrying = engine.core.wants_turn();
+        self.due_ms = engine.core.wants_turn_at_ms();
+        self.shared.timekeeper.store(self.index, Ordering::Release);
         decided
     }
 
@@ -414,6 +450,10 @@ impl Worker {
         if connection.is_over() {
             return self.disconnect(key);
         }
+        if connection.broken && connection.requests > 0 && !std::mem::replace(&mut connection.given_up, true)
+        {
+            return self.give_up(key);
+        }
         if let Some(input) = connection.input(&self.shared.limits) {
             self.reactor.receive(token, &connection.socket, input.buffer, input.from, input.all);
         }
@@ -434,6 +474,11 @@ impl Worker {
             self.shared.inboxes[(id.0 >> THREAD_SHIFT) as usize].put(Message::Submit(id, request));
         }
     }
+}
+
+/// The number of a thread's request, for all threads.
+fn request_id(thread: usize, slot: u64) -> RequestId {
+    RequestId((thread as u64) << THREAD_SHIFT | slot)
 }
 
 /// Ends a connection at once: nothing is taken from the client or told to it any more, and its receive ends by this. What

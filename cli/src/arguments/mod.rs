@@ -3,6 +3,7 @@
 //! Owns the words of the command line and all checks that need no pool. Read next: `commands/mod.rs`.
 
 pub mod serve;
+pub mod settings;
 pub mod transfer;
 
 use crate::error::{Error, Result};
@@ -167,6 +168,21 @@ pub enum VolumeCommand {
         /// Its size, as in 10G, 512M or 1.5TiB: a multiple of 4 KiB, larger than the pool if you like.
         #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
         size: Size,
+        /// Keep so much of the pool's space for it, at most its size.
+        #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+        reservation: Option<Size>,
+    },
+    /// Set limits, a reservation, or what happens without space. What is not named stays as it is.
+    ///
+    /// iops=1000, bandwidth=100M (bytes a second) and in-flight=32 limit reads and writes of a served volume together;
+    /// reservation=10G keeps space of the pool for it; no-space=stall|error|pool says what becomes of a write that finds
+    /// none; label.NAME=TEXT remembers something. `none` takes a limit or reservation away, and no text a label.
+    Set {
+        /// Its name.
+        name: String,
+        /// What to set.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<settings::Setting>,
     },
     /// List all volumes.
     List,

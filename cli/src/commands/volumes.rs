@@ -2,7 +2,7 @@
 //!
 //! Owns which names each takes, and what is told afterwards.
 
-use crate::arguments::{CloneCommand, SnapshotCommand, VolumeCommand};
+use crate::arguments::{CloneCommand, SnapshotCommand, VolumeCommand, settings};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::with_pool;
@@ -14,10 +14,15 @@ use crate::views::{ChangeView, DeletionView, SnapshotsView, VolumeKind, VolumeVi
 
 pub fn volume(command: &VolumeCommand, directory: &PoolDirectory, output: Output) -> Result<()> {
     match command {
-        VolumeCommand::Create { name, size } => {
+        VolumeCommand::Create { name, size, reservation } => {
             names::check_volume(name)?;
-            let made = with_pool(directory, |pool| pool.create_volume(name, size.0))?;
+            let reserved = reservation.map_or(0, |reservation| reservation.0);
+            let made = with_pool(directory, |pool| pool.create_volume(name, size.0, reserved))?;
             output.result(&made, |made| text::made("volume", std::slice::from_ref(made)))
+        }
+        VolumeCommand::Set { name, settings } => {
+            names::check_volume(name)?;
+            change(name, &ChangeView::Set(settings::together(settings)?), directory, output)
         }
         VolumeCommand::List => {
             let view = VolumesView { volumes: of_kind(directory, VolumeKind::Volume)? };

@@ -173,7 +173,8 @@ async fn snapshot(State(pool): State<Shared>, Name(name): Name) -> Answer<Volume
 }
 
 async fn create_volume(State(pool): State<Shared>, Body(new): Body<NewVolumeView>) -> Answer<VolumeView> {
-    let act = move |pool: &mut dyn Manage| pool.create_volume(&new.name, new.size_bytes);
+    let act =
+        move |pool: &mut dyn Manage| pool.create_volume(&new.name, new.size_bytes, new.reservation_bytes);
     answer(pool, StatusCode::CREATED, act).await
 }
 

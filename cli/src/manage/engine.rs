@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
-use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
+use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, SettingsView, VolumeView};
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
 use vellum_engine::request::{Outcome, Reply, Request, Uuid};
@@ -115,9 +115,19 @@ impl<E: Engine> Manage for Opened<E> {
         Ok(VolumeView::all(&self.engine.volumes()))
     }
 
-    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {
+    fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView> {
         names::check_volume(name)?;
-        self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes })
+        let made = self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes })?;
+        if reservation_bytes == 0 {
+            return Ok(made);
+        }
+        let reserve = SettingsView { reservation_bytes: Some(reservation_bytes), ..SettingsView::default() };
+        let changed = self.carry_out_change(name, &ChangeView::Set(reserve));
+        if changed.is_err() {
+            let volumes = vec![VolumeId(made.number)];
+            self.engine.request(Request::Delete { volumes, deferred: false })?;
+        }
+        Ok(changed?.volume.unwrap_or(made))
     }
 
     fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {

@@ -61,8 +61,8 @@ pub trait Manage: Transfer {
         found.ok_or_else(|| names::not_found(name))
     }
 
-    /// Makes an empty volume.
-    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView>;
+    /// Makes an empty volume, with a reservation if that is not 0.
+    fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView>;
 
     /// Freezes volumes, all at one moment. Names are `volume@snapshot`; the answer has their order. The volume may be a
     /// pattern.

@@ -263,8 +263,8 @@ impl Manage for Remote {
         self.get(&path_of(name)?)
     }
 
-    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {
-        self.post("/v1/volumes", &NewVolumeView { name: name.to_owned(), size_bytes })
+    fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView> {
+        self.post("/v1/volumes", &NewVolumeView { name: name.to_owned(), size_bytes, reservation_bytes })
     }
 
     fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {

@@ -6,7 +6,7 @@ use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
     AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
-    MetadataState, PoolView, RepairView, ServeView, VolumeView,
+    MetadataState, NoSpaceView, PoolView, PropertiesView, RepairView, ServeView, VolumeKind, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -35,6 +35,7 @@ pub fn pool(view: &PoolView) -> String {
         ("size", size(view.size_bytes)),
         ("used", part(view.used_bytes, view.size_bytes)),
         ("free", part(view.free_bytes, view.size_bytes)),
+        ("reserve", part(view.reserved_bytes, view.size_bytes)),
         ("log", format!("{}, {} in use", size(view.log_bytes), size(view.log_used_bytes))),
         ("metadata", metadata(view)),
     ];
@@ -103,7 +104,7 @@ fn holds(view: &VolumeView, none: &str, some: String) -> String {
 pub fn volume(view: &VolumeView) -> String {
     let kind = serde_json::to_value(view.kind).ok();
     let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
-    fields(&[
+    let mut rows = vec![
         ("name", view.name.clone()),
         ("kind", kind.to_owned()),
         ("uuid", view.uuid.clone()),
@@ -114,7 +115,39 @@ pub fn volume(view: &VolumeView) -> String {
         ("created", time(view.created_unix_s)),
         ("holds", holds(view, "none", view.holds.join(", "))),
         ("generation", view.generation.to_string()),
-    ])
+    ];
+    if view.kind == VolumeKind::Volume {
+        rows.extend(properties(&view.properties));
+    }
+    fields(&rows)
+}
+
+/// What is set on a volume; what is not set only where people look for it.
+fn properties(view: &PropertiesView) -> Vec<(&'static str, String)> {
+    let reservation =
+        if view.reservation_bytes > 0 { size(view.reservation_bytes) } else { "none".to_owned() };
+    let no_space = match view.no_space {
+        NoSpaceView::Pool => "as the pool",
+        NoSpaceView::Stall => "stall",
+        NoSpaceView::Error => "error",
+    };
+    let labels = view.labels.iter().map(|(name, value)| format!("{name}={value}"));
+    let mut rows =
+        vec![("reservation", reservation), ("limits", limits(view)), ("no space", no_space.to_owned())];
+    if !view.labels.is_empty() {
+        rows.push(("labels", labels.collect::<Vec<_>>().join(", ")));
+    }
+    rows
+}
+
+fn limits(view: &PropertiesView) -> String {
+    let limits = [
+        view.limit_iops.map(|limit| format!("{limit} requests/s")),
+        view.limit_bytes_per_s.map(|limit| format!("{}/s", size(limit))),
+        view.limit_in_flight.map(|limit| format!("{limit} requests in flight")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    if limits.is_empty() { "none".to_owned() } else { limits.join(", ") }
 }
 
 /// What was made, one a line.

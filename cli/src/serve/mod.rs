@@ -20,6 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::net::ToSocketAddrs;
 use std::sync::{Arc, Mutex};
+use vellum_engine::options::OpenOptions;
 use vellum_engine::request::Uuid;
 use vellum_engine::storage::{CacheMode, ReactorKind, reserve_buffers};
 use vellum_nbd_server::{Config, Limits, Server};
@@ -95,7 +96,8 @@ fn start(arguments: &ServeArguments, directory: &PoolDirectory) -> Result<(Serve
         );
     }
     let uuid = identity(&mut metadata).unwrap_or_default();
-    let core = vellum_engine::open(&mut data, &mut metadata, &host::open_options()?);
+    let options = OpenOptions { enforce_limits: true, ..host::open_options()? };
+    let core = vellum_engine::open(&mut data, &mut metadata, &options);
     let core = core.map_err(|error| directory.explain(error))?;
     let config = Config {
         threads: arguments.threads.map_or(0, usize::from),
@@ -218,7 +220,7 @@ fn prepare_volumes(arguments: &ServeArguments, pool: &mut dyn Manage) -> Result<
         }
     }
     for NamedSize { name, size } in arguments.volumes.iter().filter(|volume| find(&volume.name).is_none()) {
-        pool.create_volume(name, size.0)?;
+        pool.create_volume(name, size.0, 0)?;
     }
     let volumes = pool.volumes()?;
     if let Some(default) = &arguments.default

@@ -23,6 +23,7 @@ impl Core {
             Task::Control(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extend(task) => self.extension_over(task.key, Err(error.clone())),
             Task::Shrink(task) => self.fail_shrink(&task, error),
+            Task::CountOwn(volume) => self.own_walk_ends(volume),
         }
     }
 
@@ -51,6 +52,7 @@ impl Core {
             self.part_done(key, Err(error.clone()));
         }
         self.fail_waiting(&error);
+        self.start_all_limited();
     }
 
     fn answer_with_failure(&mut self, key: super::Key, error: &Error) {
@@ -68,6 +70,7 @@ impl Core {
         tasks.append(&mut self.waiting_for_room);
         tasks.append(&mut self.waiting_for_block);
         tasks.append(&mut self.waiting_for_pins);
+        tasks.append(&mut self.reservations.waiting);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);
         for task in tasks {

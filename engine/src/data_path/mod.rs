@@ -8,7 +8,7 @@
 //!
 //! | step | file | what happens |
 //! |---|---|---|
-//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block |
+//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block; `limits.rs` may hold it back |
 //! | 2 | `write.rs` | mapping found, sectors locked (`locks.rs`), place chosen, room set aside (`room.rs`) |
 //! | 3 | `gather.rs` | only for parts of sectors and second layers: what is there is read first |
 //! | 4 | `job.rs` | data written to the chosen block (`space.rs` gave it); on completion the delta is applied |
@@ -16,7 +16,7 @@
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
-//! `collapse.rs` and `collapse_walks.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
+//! `collapse.rs` and `collapse_walks.rs`; reservations `reservations.rs`, `reserve.rs` and `own_walk.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
 //! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
 //! written before they are needed). A pool is made larger by `extend.rs`.
 //! `opening.rs` makes a core from two disks.
@@ -33,12 +33,16 @@ mod extents;
 mod fail;
 mod gather;
 mod job;
+mod limits;
 mod locks;
 mod opening;
 mod operations;
+mod own_walk;
 mod read;
 mod receive;
 mod reclaim;
+mod reservations;
+mod reserve;
 mod room;
 mod shrink;
 mod space;
@@ -110,6 +114,8 @@ pub enum Task {
     Extend(extend::ExtendTask),
     /// Make a volume smaller, a slice of its tail at a time.
     Shrink(shrink::ShrinkTask),
+    /// Count the blocks that a volume has alone, some at a time.
+    CountOwn(VolumeId),
 }
 
 impl Task {
@@ -185,6 +191,11 @@ pub struct Core {
     unborn: FxHashSet<VolumeId>,
     /// Volumes that are being made smaller, and where they will end, in bytes.
     shrinking: FxHashMap<VolumeId, u64>,
+    reservations: reservations::Reservations,
+    /// Steps of counting walks that this turn may still take.
+    own_steps_left: u32,
+    /// Requests that volumes' limits hold back.
+    limits: limits::Limits,
     /// Why the pool takes no writes, once it does not.
     failure: Option<Error>,
     /// Sectors written since the last sync was submitted, and those that the running sync covers.
@@ -214,12 +225,15 @@ impl Core {
     /// Whether something is under way that time alone moves on: drivers go on calling [`Core::turn`] now and then.
     pub fn wants_time(&self) -> bool {
         self.failure.is_none()
-            && (!self.is_proven() || !self.waiting_for_room.is_empty() || self.collapse.wants_turn())
+            && (!self.is_proven()
+                || !self.waiting_for_room.is_empty()
+                || self.collapse.wants_turn()
+                || self.reservations.wants_turn())
     }
 
     /// Whether another turn would move something on at once: somebody waits for a walk, which takes a few steps a turn.
     pub fn wants_turn(&self) -> bool {
-        self.failure.is_none() && self.collapse.wants_turn_now()
+        self.failure.is_none() && (self.collapse.wants_turn_now() || self.reservations.wants_turn_now())
     }
 
     /// Whether nothing is left to do but wait for requests and time.

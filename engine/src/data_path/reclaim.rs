@@ -29,6 +29,11 @@ impl SlabState {
         self.running
     }
 
+    /// Whether the host had no room for a single block, and was not asked again.
+    pub fn was_refused(&self) -> bool {
+        self.refused
+    }
+
     /// Somebody needs a block: the host is asked again, also if it had no room the last time.
     pub fn ask_again(&mut self) {
         self.refused = false;
@@ -74,7 +79,9 @@ impl Core {
             return;
         }
         let ahead = self.options.slab_blocks / 4;
-        let short = self.space.ready() <= ahead || !self.waiting_for_block.is_empty();
+        let short = self.space.ready() <= ahead
+            || !self.waiting_for_block.is_empty()
+            || self.reservations_lack_slabs();
         if short && !self.slab.running && !self.slab.refused {
             self.start_slab();
         }
@@ -114,6 +121,7 @@ impl Core {
         if blocks == 1 {
             self.slab.refused = true;
             self.refuse_block_waiters(cause);
+            self.wake_reservations();
         }
     }
 
@@ -136,6 +144,7 @@ impl Core {
     pub(super) fn slab_synced(&mut self, first: DataBlock, blocks: u64) {
         self.slab.running = false;
         self.space.slab_ready(first, blocks);
+        self.wake_reservations();
     }
 
     fn start_punch(&mut self) {
@@ -151,6 +160,7 @@ impl Core {
         self.slab.punching = false;
         self.slab.ask_again();
         self.space.punched(first, blocks, result.is_ok());
+        self.wake_reservations();
     }
 
     /// Wants the metadata file to grow by a step, and by so many pages at least.

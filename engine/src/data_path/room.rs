@@ -220,8 +220,10 @@ impl Core {
         }
         let nothing_comes =
             !self.space.has_prospects() && !self.slab.is_running() && !self.collapse.may_help();
-        if self.space.ready() > 0 || nothing_comes {
+        if nothing_comes || (self.space.ready() > 0 && !self.reservations.any()) {
             self.ready.append(&mut self.waiting_for_block);
+        } else if self.space.ready() > 0 {
+            self.wake_for_blocks();
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{CollapseStatus, Core, SpaceCounts};
 use crate::error::Error;
-use crate::format::{VolumeKind, VolumeRecord, VolumeState};
+use crate::format::{Properties, VolumeKind, VolumeRecord, VolumeState};
 use crate::request::Uuid;
 use crate::units::{Generation, Sequence, VolumeId};
 
@@ -34,6 +34,8 @@ pub struct VolumeInfo {
     pub holds: Vec<String>,
     /// It goes when the last hold is released.
     pub deletion_deferred: bool,
+    /// Limits, reservation, policy and labels; of a snapshot what clones of it begin with.
+    pub properties: Properties,
 }
 
 /// Whether a metadata file takes what writes need.
@@ -63,6 +65,8 @@ pub struct PoolStatus {
     pub metadata_free_pages: u64,
     /// Whether it takes what writes need.
     pub metadata_state: MetadataState,
+    /// Data blocks that reservations keep from all others: what volumes may still get of what was promised to them.
+    pub reserved_blocks: u64,
     /// Memory that pages of mappings take, in bytes.
     pub cached_bytes: u64,
     /// Pages of the log, and how many of them are in use.
@@ -114,6 +118,7 @@ impl Core {
             metadata_pages: forest.page_counts.len(),
             metadata_free_pages: forest.pages.free_pages(),
             metadata_state: self.metadata_state(),
+            reserved_blocks: self.reservations.outstanding_blocks(),
             cached_bytes: forest.cache.memory_bytes() as u64,
             log_pages: (self.commit.ring.pages(), self.commit.ring.used_pages()),
             composed: self.commit.composed.sequence,
@@ -145,5 +150,6 @@ fn info(record: &VolumeRecord) -> VolumeInfo {
         generation: record.generation_of_birth,
         holds: record.holds.clone(),
         deletion_deferred: record.deletion_deferred,
+        properties: record.properties.clone(),
     }
 }

@@ -13,12 +13,15 @@ impl Core {
     pub fn turn(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
         self.collapse.new_turn();
+        self.renew_own_steps();
         // What one step makes possible, an earlier one may have to do: until nothing new comes of it.
         loop {
             let submitted = self.next_ticket;
+            self.start_due();
             self.wake();
             self.run_ready();
             self.run_collapse();
+            self.run_own_walks();
             self.stop_at_damage();
             self.prove_when_due();
             self.retry_when_due();
@@ -28,7 +31,8 @@ impl Core {
             self.prove();
             // Behind the proof, which frees what may be given back: nothing else may come along to do it.
             self.run_reclaim();
-            if self.ready.is_empty() && !self.room.changed && self.next_ticket == submitted {
+            let is_still = !self.room.changed && !self.limits.changed;
+            if self.ready.is_empty() && is_still && self.next_ticket == submitted {
                 break;
             }
         }
@@ -50,6 +54,7 @@ impl Core {
                 (Task::Control(task), None) => self.control(task),
                 (Task::Extend(task), None) => self.extend(task),
                 (Task::Shrink(task), None) => self.shrink(task),
+                (Task::CountOwn(volume), None) => self.count_own(volume),
             }
         }
     }

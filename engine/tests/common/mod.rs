@@ -2,6 +2,8 @@
 //!
 //! Owns the workload. Judges nothing.
 
+pub mod timed;
+
 use vellum_engine::Pool;
 use vellum_engine::error::Result;
 use vellum_engine::options::{CreateOptions, OpenOptions};

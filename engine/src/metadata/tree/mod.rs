@@ -11,12 +11,13 @@
 //! has no page. Leaves are not merged: a window has at most 41 full ones.
 //!
 //! Read next: `lookup.rs` (the way down), `shadow.rs` (copy on write), `insert.rs`, `remove.rs`, `seal.rs`,
-//! `difference.rs` (two trees side by side).
+//! `difference.rs` (two trees side by side), `own.rs` (what a tree has alone).
 
 mod difference;
 mod insert;
 mod last;
 mod lookup;
+mod own;
 mod remove;
 mod seal;
 mod shadow;
@@ -26,6 +27,7 @@ mod two_layers;
 
 pub use difference::{Differing, Progress};
 pub use lookup::{Found, Path};
+pub use own::OwnCount;
 pub use two_layers::TwoLayers;
 
 use super::cache::PageCache;
