@@ -263,6 +263,27 @@ fn requests_at_the_same_time_share_as_promised() {
     }
 }
 
+#[test]
+fn two_reservations_that_take_all_of_the_pool_are_used_up_at_the_same_time() {
+    // The log of this pool has 64 blocks.
+    let mut timed = Timed::new(64 + 60, false);
+    let volumes = [1, 2].map(|number| timed.volume(number));
+    for volume in volumes {
+        let reserved =
+            PropertiesChange { reservation_bytes: Some(30 * BLOCK_BYTES), ..PropertiesChange::default() };
+        timed.set(volume, reserved);
+    }
+    timed.answers.clear();
+    for volume in volumes {
+        for block in 0..30 {
+            timed.submit(write(volume, block * BLOCK_BYTES, BLOCK_BYTES, 7));
+        }
+    }
+    timed.settle();
+    assert_eq!(timed.answers.len(), 60);
+    timed.answers.iter().for_each(|(_, _, reply)| assert!(reply.is_ok(), "{reply:?}"));
+}
+
 /// A pool with two reserved volumes and one without, and all that may happen to them.
 struct Model {
     pool: Pool<MemoryDisk>,
