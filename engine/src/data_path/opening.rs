@@ -157,6 +157,8 @@ impl Core {
             waiting_for_block: VecDeque::new(),
             waiting_for_pins: VecDeque::new(),
             collapse: CollapseWalks::default(),
+            usage: super::usage::UsageState::default(),
+            rates: super::rates::RateState::default(),
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),
