@@ -56,9 +56,8 @@ fn random_set(all: &[VolumeInfo], random: &mut Random) -> Vec<VolumeId> {
         .map(|info| info.name.as_str())
         .collect();
     let is_of = |info: &VolumeInfo| volumes.contains(&info.name.split('@').next().unwrap_or(""));
-    let is_in = |info: &&VolumeInfo| {
-        is_of(info) || (info.kind == VolumeKind::Snapshot && random.below(chances) == 0)
-    };
+    let is_in =
+        |info: &&VolumeInfo| is_of(info) || (info.kind == VolumeKind::Snapshot && random.below(chances) == 0);
     all.iter().filter(is_in).map(|info| info.id).collect()
 }
 
@@ -167,9 +166,8 @@ fn exclusive_and_shared_are_told_apart() {
 fn wrong_sets_are_refused() {
     let mut pool = empty_pool(64, 4);
     let disk = pool.create_volume(new_volume("disk"), 1 << 20).unwrap();
-    let mut refused = |volumes: Vec<VolumeId>| {
-        pool.request(Request::Usage { volumes, sectors: false }).unwrap_err().kind()
-    };
+    let mut refused =
+        |volumes: Vec<VolumeId>| pool.request(Request::Usage { volumes, sectors: false }).unwrap_err().kind();
     assert_eq!(refused(vec![]), ErrorKind::Limit);
     assert_eq!(refused((1..5000).map(VolumeId).collect()), ErrorKind::Limit);
     assert_eq!(refused(vec![disk, VolumeId(99)]), ErrorKind::NotFound);
@@ -336,4 +334,32 @@ fn memory_may_be_small() {
     let (usage, _) = machine.usage(ask(), Machine::complete);
     assert_eq!((blocks(&usage), usage.mapped_sectors), ((32_000, 16_000, 0), Some(32_000)));
     assert!(machine.core.status().cached_bytes < 1 << 20);
+}
+
+/// Pages that were in memory only when they were met are on disk when they are looked into.
+#[test]
+fn a_checkpoint_may_come_in_between() {
+    let (pool, disk, snapshot) = large();
+    let options = OpenOptions { cache_bytes: 64 << 10, ..open_options() };
+    let mut machine = Machine::new(pool, &options);
+    for leaf in 0..50 {
+        let (offset_bytes, bytes) = (leaf * WINDOW_BYTES, vec![2; BLOCK_BYTES as usize].into());
+        machine.submit(Request::Write { volume: disk, offset_bytes, bytes, fua: true });
+    }
+    (0..200).for_each(|_| {
+        machine.turn();
+        machine.complete();
+    });
+    let before = machine.core.status().cached_bytes;
+    let mut turns = 0;
+    let ask = Request::Usage { volumes: vec![disk, snapshot], sectors: true };
+    let (usage, _) = machine.usage(ask, |machine| {
+        turns += 1;
+        if turns == 2 {
+            machine.submit(Request::Checkpoint);
+        }
+        machine.complete();
+    });
+    assert!(machine.core.status().cached_bytes < before, "nothing has left the memory");
+    assert_eq!((blocks(&usage), usage.mapped_sectors), ((32_000, 16_050, 0), Some(32_000 + 50 * 15)));
 }

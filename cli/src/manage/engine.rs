@@ -7,7 +7,9 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
-use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
+use crate::views::{
+    AskUsageView, ChangeView, ChangedView, DeletedView, DeletionView, PoolView, UsageView, VolumeView,
+};
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
 use vellum_engine::request::{Outcome, Reply, Request, Uuid};
@@ -113,6 +115,10 @@ impl<E: Engine> Manage for Opened<E> {
 
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {
         Ok(VolumeView::all(&self.engine.volumes()))
+    }
+
+    fn usage(&mut self, what: &AskUsageView) -> Result<UsageView> {
+        self.carry_out_usage(what)
     }
 
     fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {

@@ -12,7 +12,7 @@ use crate::format::{Delta, Pointer};
 use crate::metadata::Fault;
 use crate::metadata::tree::{Holdings, Progress, Root};
 use crate::request::{Outcome, Usage};
-use crate::units::{VirtualBlock, VolumeId};
+use crate::units::{Generation, VirtualBlock, VolumeId};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
@@ -44,6 +44,8 @@ pub struct UsageTask {
 /// How far one attempt has come.
 struct Count {
     moment: Moment,
+    /// A checkpoint seals pages: pointers to them from before it say nothing of what is read behind it.
+    building: Generation,
     holdings: Holdings,
     sectors: u64,
     /// The member whose sectors are counted, and from which virtual block on.
@@ -136,16 +138,14 @@ impl UsageState {
 }
 
 impl Core {
-    pub(super) fn start_usage(
-        &mut self,
-        key: Key,
-        mut volumes: Vec<VolumeId>,
-        sectors: bool,
-    ) -> Result<()> {
+    pub(super) fn start_usage(&mut self, key: Key, mut volumes: Vec<VolumeId>, sectors: bool) -> Result<()> {
         volumes.sort_unstable();
         volumes.dedup();
         if volumes.is_empty() || volumes.len() > SET_MAX {
-            return Err(Error::new(ErrorKind::Limit, format!("a set has 1 to {SET_MAX} volumes and snapshots")));
+            return Err(Error::new(
+                ErrorKind::Limit,
+                format!("a set has 1 to {SET_MAX} volumes and snapshots"),
+            ));
         }
         volumes.iter().try_for_each(|volume| self.check_range(*volume, 0, 0).map(drop))?;
         let task = UsageTask { key, volumes, sectors, attempt: 0, count: None };
@@ -175,7 +175,10 @@ impl Core {
         if self.usage.has_stepped {
             return Ok(None);
         }
-        let holds = |count: &Count| self.usage.holds(&task.volumes, count.moment, sharing);
+        let building = self.metadata.forest.building;
+        let holds = |count: &Count| {
+            count.building == building && self.usage.holds(&task.volumes, count.moment, sharing)
+        };
         let mut count = match task.count.take().filter(holds) {
             Some(count) => count,
             None => self.begin_count(task, &roots)?,
@@ -199,13 +202,15 @@ impl Core {
     fn begin_count(&mut self, task: &mut UsageTask, roots: &[Root]) -> std::result::Result<Count, Fault> {
         task.attempt += 1;
         if task.attempt > ATTEMPTS_MAX {
-            let message = "what it shares changes faster than it can be counted; ask again when less is written";
+            let message =
+                "what it shares changes faster than it can be counted; ask again when less is written";
             return Err(Error::new(ErrorKind::Busy, message).into());
         }
         let forest = &self.metadata.forest;
         let moment = self.usage.begin(&task.volumes, forest.sharing_changes());
         let holdings = forest.holdings(roots)?;
-        Ok(Count { moment, holdings, sectors: 0, member: 0, next: VirtualBlock(0) })
+        let building = forest.building;
+        Ok(Count { moment, building, holdings, sectors: 0, member: 0, next: VirtualBlock(0) })
     }
 
     /// Whether all is counted.

@@ -78,7 +78,7 @@ impl Forest {
     }
 
     /// Goes on until all is seen, or `budget` is spent, which is counted in mappings and taken down. Between two calls
-    /// neither the trees may change nor [`Self::sharing_changes`]. A page that is missing is looked into first the next time.
+    /// neither the trees may change, nor [`Self::sharing_changes`], nor [`Self::building`]. A page that is missing is looked into first the next time.
     pub fn look_for_holdings(&self, holdings: &mut Holdings, budget: &mut u64) -> Result<(), Fault> {
         while *budget > 0 {
             let Some((&(low, page), &(pointer, level))) = holdings.pending.first_key_value() else { break };
@@ -100,13 +100,7 @@ impl Forest {
     }
 
     /// A parent that goes leads to a page.
-    fn meet_page(
-        &self,
-        holdings: &mut Holdings,
-        low: u64,
-        pointer: Pointer,
-        level: u8,
-    ) -> Result<(), Fault> {
+    fn meet_page(&self, holdings: &mut Holdings, low: u64, pointer: Pointer, level: u8) -> Result<(), Fault> {
         let page = pointer.page;
         let count = self.page_counts.get(page.0);
         let met = match count {

@@ -62,7 +62,8 @@ fn drop_set(world: &mut World, random: &mut Random, set: &[usize]) {
     let before = in_use(world);
     for volume in set.iter().rev() {
         // In one step: a page that is cut in the middle would be copied first.
-        world.run(*volume, |forest, id, root| forest.unmap(id, root, VirtualBlock(0), VirtualBlock(LAST_KEY)));
+        world
+            .run(*volume, |forest, id, root| forest.unmap(id, root, VirtualBlock(0), VirtualBlock(LAST_KEY)));
         world.volumes.remove(*volume);
     }
     let after = in_use(world);
