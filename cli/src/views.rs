@@ -11,9 +11,9 @@ use vellum_engine::data_path::{
     SpaceState as EngineSpaceState, VolumeInfo,
 };
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
-use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
+use vellum_engine::request::{Difference, DifferenceRange, Partial, Usage, Uuid};
 use vellum_engine::transfer::ResumeToken;
-use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
+use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES};
 
 /// The state of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,21 @@ pub struct PoolView {
     pub snapshots: u64,
     /// Deleted volumes and snapshots whose space is still coming back.
     pub deleting: u64,
+    /// What all volumes and snapshots map, added up: what is shared counts for each that has it.
+    #[serde(default)]
+    pub mapped_bytes: u64,
+    /// What volumes and snapshots map, what is shared once: `used_bytes` without the blocks of the log.
+    #[serde(default)]
+    pub data_bytes: u64,
+    /// Blocks that got their first owner, in bytes a second: over the last minute, or since the pool was opened.
+    #[serde(default)]
+    pub given_bytes_per_s: u64,
+    /// Blocks that lost their last owner, likewise.
+    #[serde(default)]
+    pub freed_bytes_per_s: u64,
+    /// Seconds until nothing is free at the difference of both; absent if the pool does not fill.
+    #[serde(default)]
+    pub full_in_s: Option<u64>,
     /// Why the pool takes no writes; absent if it takes them.
     pub failure: Option<String>,
     /// What the pool does about space, by key; sizes in bytes, times in seconds.
@@ -127,6 +142,14 @@ impl PoolView {
             volumes: count,
             snapshots: volumes.len() as u64 - count,
             deleting: status.deleting,
+            mapped_bytes: volumes
+                .iter()
+                .fold(0, |sum, info| sum.saturating_add(info.mapped_blocks * BLOCK_BYTES)),
+            data_bytes: status.used_blocks.saturating_sub((pages * page_bytes).div_ceil(BLOCK_BYTES))
+                * BLOCK_BYTES,
+            given_bytes_per_s: status.rates.given_bytes_per_s,
+            freed_bytes_per_s: status.rates.freed_bytes_per_s,
+            full_in_s: status.rates.full_in_s,
             failure: status.failure.as_ref().map(ToString::to_string),
             ..Self::default()
         }
@@ -251,6 +274,73 @@ pub struct VolumeView {
     pub holds: Vec<String>,
     /// Whether it goes when the last of them is released.
     pub deletion_deferred: bool,
+    /// What it has alone and shares; absent if that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<VolumeUsageView>,
+}
+
+/// What a volume or snapshot has alone and shares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeUsageView {
+    /// Blocks that nothing else has.
+    pub exclusive_bytes: u64,
+    /// Blocks that others have too.
+    pub shared_bytes: u64,
+    /// What deleting it frees; of a volume, deleting it with all its snapshots.
+    pub freed_if_deleted_bytes: u64,
+}
+
+/// Asks what volumes and snapshots have alone, all together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskUsageView {
+    /// Their names, or patterns. One without `@` is for volumes, one with `@` for snapshots.
+    pub names: Vec<String>,
+    /// The snapshots of the volumes belong to it too.
+    #[serde(default)]
+    pub snapshots: bool,
+    /// Count what is mapped in sectors too, for which all metadata of the set is read.
+    #[serde(default)]
+    pub sectors: bool,
+}
+
+/// What volumes and snapshots have alone, all together. All figures are of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageView {
+    /// Their names.
+    pub names: Vec<String>,
+    /// What they map, in blocks of 64 KiB, added up.
+    pub mapped_bytes: u64,
+    /// What they map, in sectors of 4 KiB, added up; absent if that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_sectors_bytes: Option<u64>,
+    /// What deleting all of them frees: blocks that nothing else has.
+    pub freed_if_deleted_bytes: u64,
+    /// Blocks that something else has too. Exact for one volume or snapshot; of several that share, what they reach by
+    /// different pages of metadata may count for each.
+    pub shared_bytes: u64,
+    /// What deleting all of them frees of the metadata file.
+    pub freed_metadata_bytes: u64,
+    /// The checkpoint of the pool that was under construction at that moment.
+    pub generation: u64,
+    /// The last record of the log until then.
+    pub sequence: u64,
+}
+
+impl UsageView {
+    /// The view of what the engine says of `names`.
+    pub fn new(names: Vec<String>, usage: &Usage) -> Self {
+        Self {
+            names,
+            mapped_bytes: usage.mapped_blocks * BLOCK_BYTES,
+            mapped_sectors_bytes: usage.mapped_sectors.map(|sectors| sectors * SECTOR_BYTES),
+            freed_if_deleted_bytes: usage.exclusive_blocks * BLOCK_BYTES,
+            shared_bytes: usage.shared_blocks * BLOCK_BYTES,
+            freed_metadata_bytes: usage.metadata_pages * PAGE_BYTES as u64,
+            generation: usage.generation.0,
+            sequence: usage.sequence.0,
+        }
+    }
 }
 
 impl VolumeView {
@@ -276,6 +366,7 @@ impl VolumeView {
             generation: info.generation.0,
             holds: info.holds.clone(),
             deletion_deferred: info.deletion_deferred,
+            usage: None,
         }
     }
 }

@@ -55,8 +55,8 @@ pub mod units;
 
 pub use check::check;
 pub use data_path::{
-    CollapseStatus, Core, MetadataState, PoolStatus, Shortage, Side, SpaceEvent, SpaceState, StallStatus,
-    VolumeInfo, open,
+    CollapseStatus, Core, MetadataState, PoolStatus, Rates, Shortage, Side, SpaceEvent, SpaceState,
+    StallStatus, VolumeInfo, open,
 };
 pub use metadata::create;
 pub use pool::Pool;

@@ -187,11 +187,30 @@ pub enum VolumeCommand {
         size: Size,
     },
     /// List all volumes.
-    List,
+    List {
+        /// Count what each has alone, what it shares, and what deleting it with its snapshots frees.
+        #[arg(long)]
+        usage: bool,
+    },
     /// Show a volume or snapshot.
     Show {
         /// Its name.
         name: String,
+        /// Count what it has alone, what it shares, and what deleting it (a volume with its snapshots) frees.
+        #[arg(long)]
+        usage: bool,
+    },
+    /// Tell what deleting volumes and snapshots frees, all together. Deletes nothing.
+    Usage {
+        /// Their names, or patterns, quoted from the shell: 'db-*' for volumes, 'db-*@auto-*' for snapshots.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// The snapshots of the volumes go too.
+        #[arg(long)]
+        snapshots: bool,
+        /// Count what is mapped in sectors of 4 KiB too. Reads all their metadata.
+        #[arg(long)]
+        sectors: bool,
     },
     /// Give a volume another size. Clients see a larger one when they connect the next time.
     Resize {
@@ -263,6 +282,9 @@ pub enum SnapshotCommand {
     List {
         /// Which volume's.
         volume: Option<String>,
+        /// Count what each has alone, which is what deleting it frees, and what it shares.
+        #[arg(long)]
+        usage: bool,
     },
     /// Give a snapshot another name, with the same volume.
     Rename {

@@ -8,7 +8,8 @@ use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
 use crate::views::{
-    ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView, VolumeView,
+    AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView, UsageView,
+    VolumeView,
 };
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
@@ -136,6 +137,10 @@ impl<E: Engine> Manage for Opened<E> {
 
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {
         Ok(VolumeView::all(&self.engine.volumes()))
+    }
+
+    fn usage(&mut self, what: &AskUsageView) -> Result<UsageView> {
+        self.carry_out_usage(what)
     }
 
     fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {

@@ -107,6 +107,7 @@ mod tests {
             generation: 0,
             holds: Vec::new(),
             deletion_deferred: false,
+            usage: None,
         }
     }
 

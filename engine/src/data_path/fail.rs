@@ -15,6 +15,7 @@ impl Core {
             Task::Read(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extents(task) => self.part_done(task.key, Err(error.clone())),
             Task::Difference(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Usage(task) => self.part_done(task.key, Err(error.clone())),
             Task::Write(task) => self.write_done(task, Err(error.clone())),
             Task::Publish(job) => self.fail_job(job, error),
             Task::Clear(task) => self.part_done(task.key, Err(error.clone())),
@@ -70,6 +71,7 @@ impl Core {
         tasks.append(&mut self.waiting_for_pins);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);
+        self.fail_counts(&mut tasks);
         for task in tasks {
             match task {
                 reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_)) => {
@@ -84,7 +86,10 @@ impl Core {
     pub(super) fn take_events(&mut self, number: DeltaNumber) {
         for event in std::mem::take(&mut self.metadata.forest.events) {
             match event {
-                Event::BlockFreed(block) => self.space.free(number, block),
+                Event::BlockFreed(block) => {
+                    self.rates.block_freed();
+                    self.space.free(number, block);
+                }
                 Event::BlockExclusive(block) => self.unproven.become_exclusive(number, block),
                 Event::PageExclusive(page) => self.unproven.page_became_exclusive(number, page),
                 Event::PageInherits { from, to } => self.unproven.page_inherits(from, to),

@@ -234,7 +234,9 @@ impl Core {
 
     /// Applies `delta`, which will be the next in the log.
     pub(super) fn apply(&mut self, delta: &Delta) -> std::result::Result<(), Fault> {
-        self.metadata.apply(delta)
+        self.metadata.apply(delta)?;
+        self.usage.note(delta);
+        Ok(())
     }
 
     /// Queues an applied delta, and notes what it freed, published and made exclusive.

@@ -16,7 +16,7 @@
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
-//! `collapse.rs` and `collapse_walks.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
+//! `collapse.rs` and `collapse_walks.rs`; what differs `difference.rs`; what volumes have alone `usage.rs`; snapshots that arrive `receive.rs`. In the
 //! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
 //! written before they are needed). Writes that find no room wait in `stall.rs`. A pool is made larger by `extend.rs`,
 //! and makes itself larger by `auto_extend.rs`; `space_events.rs` tells how it is off.
@@ -38,6 +38,7 @@ mod job;
 mod locks;
 mod opening;
 mod operations;
+mod rates;
 mod read;
 mod receive;
 mod reclaim;
@@ -51,11 +52,13 @@ mod submit;
 mod turn;
 mod unmap;
 mod unproven;
+mod usage;
 mod write;
 mod write_ahead;
 
 pub use collapse_walks::CollapseStatus;
 pub use opening::open;
+pub use rates::Rates;
 pub use space::SpaceCounts;
 pub use space_events::{SpaceEvent, SpaceState};
 pub use stall::{Shortage, StallStatus};
@@ -101,6 +104,8 @@ pub enum Task {
     Extents(extents::ExtentsTask),
     /// Say how a volume differs from a base.
     Difference(difference::DifferenceTask),
+    /// Say what a set of volumes uses.
+    Usage(Box<usage::UsageTask>),
     /// Write into one block.
     Write(write::WriteTask),
     /// Publish what a job has written.
@@ -182,6 +187,8 @@ pub struct Core {
     /// Blocks that operations of former owners still name.
     waiting_for_pins: VecDeque<Task>,
     collapse: collapse_walks::CollapseWalks,
+    usage: usage::UsageState,
+    rates: rates::RateState,
     room: room::RoomState,
     checkpoint: checkpoint::CheckpointState,
     slab: reclaim::SlabState,
@@ -237,7 +244,7 @@ impl Core {
 
     /// Whether another turn would move something on at once: somebody waits for a walk, which takes a few steps a turn.
     pub fn wants_turn(&self) -> bool {
-        self.failure.is_none() && self.collapse.wants_turn_now()
+        self.failure.is_none() && (self.collapse.wants_turn_now() || self.usage.wants_turn())
     }
 
     /// Whether nothing is left to do but wait for requests and time.

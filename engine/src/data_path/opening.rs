@@ -164,6 +164,8 @@ impl Core {
             space_events: SpaceEvents::default(),
             waiting_for_pins: VecDeque::new(),
             collapse: CollapseWalks::default(),
+            usage: super::usage::UsageState::default(),
+            rates: super::rates::RateState::default(),
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),

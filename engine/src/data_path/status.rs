@@ -4,7 +4,7 @@
 
 use super::space_events::SpaceState;
 use super::stall::StallStatus;
-use super::{CollapseStatus, Core, SpaceCounts};
+use super::{CollapseStatus, Core, Rates, SpaceCounts};
 use crate::error::Error;
 use crate::format::{VolumeKind, VolumeRecord, VolumeState};
 use crate::request::Uuid;
@@ -83,6 +83,8 @@ pub struct PoolStatus {
     pub unproven_bytes: u64,
     /// What joining the layers of blocks has come to.
     pub collapse: CollapseStatus,
+    /// How fast it fills.
+    pub rates: Rates,
     /// Volumes and snapshots whose mappings are being taken down.
     pub deleting: u64,
     /// Why the pool takes no writes, if it takes none.
@@ -112,6 +114,11 @@ impl Core {
         self.metadata.volumes.find(name).filter(|id| !self.unborn.contains(id))
     }
 
+    /// It is `now_ms` by the clock of [`Core::turn`], although nothing is to be done: for what a status says of rates.
+    pub fn pass_time(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
     /// The state of the pool.
     pub fn status(&self) -> PoolStatus {
         let forest = &self.metadata.forest;
@@ -131,6 +138,7 @@ impl Core {
             durable: self.commit.durable.sequence,
             unproven_bytes: self.unproven.bytes(),
             collapse: self.collapse.status(),
+            rates: self.rates.rates(self.now_ms, forest.data_counts.len() - forest.data_counts.in_use()),
             deleting: self.metadata.volumes.iter().filter(|r| r.state == VolumeState::Deleting).count()
                 as u64,
             failure: self.failure.clone(),

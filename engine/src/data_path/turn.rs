@@ -13,6 +13,7 @@ impl Core {
     pub fn turn(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
         self.collapse.new_turn();
+        self.ready.extend(self.usage.new_turn());
         // What one step makes possible, an earlier one may have to do: until nothing new comes of it.
         loop {
             let submitted = self.next_ticket;
@@ -37,6 +38,7 @@ impl Core {
         self.run_auto_extend();
         self.note_space();
         self.bound_cache();
+        self.rates.note(self.now_ms, self.metadata.forest.data_counts.in_use());
     }
 
     fn run_ready(&mut self) {
@@ -46,6 +48,7 @@ impl Core {
                 (Task::Extents(task), _) => self.extents(task),
                 (Task::Difference(task), _) => self.difference(task),
                 (other, Some(_)) => self.refuse_task(other),
+                (Task::Usage(task), None) => self.usage(task),
                 (Task::Write(task), None) => self.write(task),
                 (Task::Publish(job), None) => self.publish(job),
                 (Task::Clear(task), None) => self.clear(task),

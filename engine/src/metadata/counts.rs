@@ -148,6 +148,18 @@ impl Counts {
             })
     }
 
+    /// Whether each of the `length` things from `first` on has exactly one reference.
+    pub fn are_all_one(&self, first: u64, length: u64) -> bool {
+        if length == 1 {
+            return self.byte(first) == 1;
+        }
+        first.checked_add(length).is_some_and(|end| end <= self.len)
+            && self.pieces(first, length).all(|(leaf, from, to)| match &self.chunks[leaf] {
+                Chunk::Uniform(count) => *count == 1,
+                Chunk::Dense(bytes) => bytes[from..to].iter().all(|byte| *byte == 1),
+            })
+    }
+
     /// The range `first..first + length`, which is not behind the end, leaf by leaf: leaf, and from where to where.
     fn pieces(&self, first: u64, length: u64) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
         let end = first + length;
