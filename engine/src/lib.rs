@@ -48,6 +48,7 @@ pub mod options;
 pub mod pool;
 pub mod repair;
 pub mod request;
+pub mod shrink_pool;
 pub mod storage;
 pub mod transfer;
 pub mod units;
@@ -57,3 +58,4 @@ pub use data_path::{CollapseStatus, Core, MetadataState, PoolStatus, Side, Volum
 pub use metadata::create;
 pub use pool::Pool;
 pub use repair::repair;
+pub use shrink_pool::shrink_pool;

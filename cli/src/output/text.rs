@@ -6,7 +6,7 @@ use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
     AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
-    MetadataState, PoolView, RepairView, ServeView, VolumeView,
+    MetadataState, PoolView, RepairView, ServeView, ShrinkView, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -46,6 +46,23 @@ pub fn pool(view: &PoolView) -> String {
     rows.push(("snapshots", view.snapshots.to_string()));
     if view.deleting > 0 {
         rows.push(("being deleted", view.deleting.to_string()));
+    }
+    fields(&rows)
+}
+
+/// What making a pool smaller came to.
+pub fn shrunk(view: &ShrinkView) -> String {
+    let mut rows = vec![
+        ("size", format!("{}, {} before", size(view.size_bytes), size(view.size_before_bytes))),
+        ("used", part(view.used_bytes, view.size_bytes)),
+        ("moved", size(view.moved_bytes)),
+    ];
+    match view.returned_bytes.filter(|_| view.truncated) {
+        Some(bytes) => rows.push(("back to the host", size(bytes))),
+        None => rows.push((
+            "on the host",
+            "the device is as long as it was; its end is not used any more".to_owned(),
+        )),
     }
     fields(&rows)
 }
