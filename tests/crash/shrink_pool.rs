@@ -16,7 +16,7 @@ use vellum_tests::driver::multiplier;
 use vellum_tests::rng::Rng;
 use vellum_tests::sim_disk::{PowerSupply, SimDisk};
 
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 2;
 const SIZE: u64 = 24 * BLOCK_BYTES;
 const BLOCKS: u64 = 512;
 
@@ -38,6 +38,8 @@ struct Start {
     disks: Disks,
     content: Content,
     least: u64,
+    /// A unit that was being written may be a mixture, as in mode `writeback`: a slot or log head may be torn.
+    mixing: bool,
 }
 
 /// Volumes, snapshots and clones of which much lies behind what was deleted.
@@ -72,7 +74,7 @@ fn start(seed: u64) -> Start {
     }
     let content = content_of(&mut pool);
     let least = pool.status().used_blocks + FREE_BLOCKS_AT_LEAST;
-    Start { disks: pool.close().unwrap(), content, least }
+    Start { disks: pool.close().unwrap(), content, least, mixing }
 }
 
 fn write_some(pool: &mut Pool<SimDisk>, volume: VolumeId, rng: &mut Rng) {
@@ -123,7 +125,8 @@ fn shrink_until(
 fn examine(mut disks: Disks, start: &Start, round_blocks: u64) -> Result<u64, String> {
     let report =
         vellum_engine::check(&mut disks.0, &mut disks.1, &mut |_| {}).map_err(|error| error.to_string())?;
-    if !report.is_clean() {
+    // What is torn is mended by the opening.
+    if !report.is_clean() && !start.mixing {
         return Err(format!("after the cut: {:?}", report.findings));
     }
     let mut pool = Pool::open(disks.0, disks.1, &options(3)).map_err(|error| error.to_string())?;
