@@ -685,6 +685,23 @@ pub struct AffectedView {
     pub length_bytes: u64,
 }
 
+/// What making a pool smaller came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShrinkView {
+    /// What the pool may use of its data file or device now, log included.
+    pub size_bytes: u64,
+    /// What it could use before.
+    pub size_before_bytes: u64,
+    /// What something maps, log included.
+    pub used_bytes: u64,
+    /// What was moved from behind the new end.
+    pub moved_bytes: u64,
+    /// What the host got back of the data file; absent if that cannot be told.
+    pub returned_bytes: Option<u64>,
+    /// Whether the data file ends where the pool does. A device stays as long as it is.
+    pub truncated: bool,
+}
+
 /// What a repair found, saved and lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairView {

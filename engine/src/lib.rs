@@ -49,6 +49,7 @@ pub mod pool;
 pub mod repair;
 pub mod request;
 pub mod settings;
+pub mod shrink_pool;
 pub mod storage;
 pub mod transfer;
 pub mod units;
@@ -61,3 +62,4 @@ pub use data_path::{
 pub use metadata::create;
 pub use pool::Pool;
 pub use repair::repair;
+pub use shrink_pool::shrink_pool;

@@ -95,8 +95,18 @@ pub enum PoolCommand {
     Status,
     /// Let the pool hold more. Works while it is served; a device under it is enlarged first.
     Extend {
-        /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
-        size: Size,
+        /// How much it may hold from now on.
+        #[command(flatten)]
+        size: PoolSize,
+    },
+    /// Make the pool smaller, and give the space to the host. The pool may not be served meanwhile.
+    ///
+    /// What lies behind the new end is moved. It may be interrupted at any moment, by a power loss too: the pool is whole
+    /// then and as large as it was, and the same command goes on where it stopped.
+    Shrink {
+        /// How much it may hold from now on.
+        #[command(flatten)]
+        size: PoolSize,
     },
     /// Change what the pool does about space. `vellum pool status` shows all settings.
     Set {
@@ -146,6 +156,26 @@ pub struct PoolCreate {
     /// Take files that are there already. What they hold is LOST.
     #[arg(long)]
     pub force: bool,
+}
+
+/// How much a pool may hold from now on.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PoolSize {
+    /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
+    #[arg(value_name = "SIZE")]
+    given: Option<Size>,
+
+    /// The same.
+    #[arg(long = "size", value_name = "SIZE", allow_hyphen_values = true)]
+    named: Option<Size>,
+}
+
+impl PoolSize {
+    /// The size, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.given.or(self.named).map_or(0, |size| size.0)
+    }
 }
 
 /// How to repair a pool.

@@ -114,8 +114,13 @@ impl<E: Engine> Manage for Opened<E> {
         let now = self.engine.status().data_blocks;
         if data_blocks < now {
             let now = Size(now * BLOCK_BYTES);
-            return Err(Error::new(Kind::Invalid, format!("the pool has {now}, and cannot be made smaller"))
-                .hint(format!("give {now} or more")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("the pool has {now}, and is not made smaller by this"),
+            )
+            .hint(format!(
+                "give {now} or more; `vellum pool shrink` makes it smaller when it is not served"
+            )));
         }
         self.engine.request(Request::Extend { data_blocks })?;
         self.status()

@@ -6,8 +6,8 @@ use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
     AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
-    MetadataState, PoolView, RepairView, ServeView, Shortage, SpaceState, UsageView, VolumeUsageView,
-    VolumeView,
+    MetadataState, PoolView, RepairView, ServeView, Shortage, ShrinkView, SpaceState, UsageView,
+    VolumeUsageView, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -74,6 +74,23 @@ fn rates(view: &PoolView) -> String {
         format!("; full in {} at that", humantime::format_duration(seconds))
     });
     format!("{given}/s given out, {freed}/s freed{full}")
+}
+
+/// What making a pool smaller came to.
+pub fn shrunk(view: &ShrinkView) -> String {
+    let mut rows = vec![
+        ("size", format!("{}, {} before", size(view.size_bytes), size(view.size_before_bytes))),
+        ("used", part(view.used_bytes, view.size_bytes)),
+        ("moved", size(view.moved_bytes)),
+    ];
+    match view.returned_bytes.filter(|_| view.truncated) {
+        Some(bytes) => rows.push(("back to the host", size(bytes))),
+        None => rows.push((
+            "on the host",
+            "the device is as long as it was; its end is not used any more".to_owned(),
+        )),
+    }
+    fields(&rows)
 }
 
 fn metadata(view: &PoolView) -> String {

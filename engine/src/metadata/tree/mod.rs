@@ -11,12 +11,14 @@
 //! has no page. Leaves are not merged: a window has at most 41 full ones.
 //!
 //! Read next: `lookup.rs` (the way down), `shadow.rs` (copy on write), `insert.rs`, `remove.rs`, `seal.rs`,
-//! `difference.rs` (two trees side by side), `usage.rs` (what some trees have alone).
+//! `difference.rs` (two trees side by side), `usage.rs` (what some trees have alone), `moves.rs` (data blocks at other
+//! places).
 
 mod difference;
 mod insert;
 mod last;
 mod lookup;
+mod moves;
 mod remove;
 mod seal;
 mod shadow;
@@ -27,6 +29,7 @@ mod usage;
 
 pub use difference::{Differing, Progress};
 pub use lookup::{Found, Path};
+pub use moves::Moves;
 pub use two_layers::TwoLayers;
 pub use usage::Holdings;
 
@@ -169,6 +172,11 @@ impl Forest {
     /// Makes the data file larger: it has `blocks` blocks that may be used.
     pub fn grow_blocks(&mut self, blocks: u64) {
         self.data_counts.grow(blocks);
+    }
+
+    /// Makes the data file shorter: it has `blocks` blocks that may be used. None behind them may be in use.
+    pub fn truncate_blocks(&mut self, blocks: u64) -> Result<()> {
+        self.data_counts.truncate(blocks)
     }
 
     /// The first contradiction between counts and trees that a change met, if there was one. From then on counts are
