@@ -6,11 +6,16 @@
 use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vellum_engine::data_path::{MetadataState as EngineMetadataState, PoolStatus, VolumeInfo};
+use vellum_engine::data_path::{
+    MetadataState as EngineMetadataState, PoolStatus, Shortage as EngineShortage,
+    SpaceState as EngineSpaceState, VolumeInfo,
+};
 use vellum_engine::format::{Properties, VolumeKind as EngineKind, uuid_text};
-use vellum_engine::request::{Difference, DifferenceRange, NoSpacePolicy, Partial, PropertiesChange, Uuid};
+use vellum_engine::request::{
+    Difference, DifferenceRange, NoSpacePolicy, Partial, PropertiesChange, Usage, Uuid,
+};
 use vellum_engine::transfer::ResumeToken;
-use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
+use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES};
 
 /// The state of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +54,20 @@ pub struct PoolView {
     pub metadata_free_bytes: u64,
     /// Whether the metadata file takes what writes need.
     pub metadata_state: MetadataState,
+    /// How the pool is off for space; `read-only` if it takes no writes.
+    pub space_state: SpaceState,
+    /// Writes that wait for room.
+    pub waiting_writes: u64,
+    /// How long the oldest of them has waited.
+    pub oldest_wait_s: u64,
+    /// What is missing, if it is known that it does not come by itself.
+    pub shortage: Option<Shortage>,
+    /// An overwrite of data that was there needed room on the host: its file system does not write in place.
+    pub overwrites_need_room: bool,
+    /// The pool is low while less than this is free.
+    pub low_water_bytes: u64,
+    /// The number of the last event of the pool's space; 0 for none since it was opened.
+    pub space_event: u64,
     /// Freed since the pool was opened by joining blocks of two layers.
     pub collapsed_bytes: u64,
     /// Volumes that are still to be looked through for such blocks.
@@ -67,8 +86,25 @@ pub struct PoolView {
     pub snapshots: u64,
     /// Deleted volumes and snapshots whose space is still coming back.
     pub deleting: u64,
+    /// What all volumes and snapshots map, added up: what is shared counts for each that has it.
+    #[serde(default)]
+    pub mapped_bytes: u64,
+    /// What volumes and snapshots map, what is shared once: `used_bytes` without the blocks of the log.
+    #[serde(default)]
+    pub data_bytes: u64,
+    /// Blocks that got their first owner, in bytes a second: over the last minute, or since the pool was opened.
+    #[serde(default)]
+    pub given_bytes_per_s: u64,
+    /// Blocks that lost their last owner, likewise.
+    #[serde(default)]
+    pub freed_bytes_per_s: u64,
+    /// Seconds until nothing is free at the difference of both; absent if the pool does not fill.
+    #[serde(default)]
+    pub full_in_s: Option<u64>,
     /// Why the pool takes no writes; absent if it takes them.
     pub failure: Option<String>,
+    /// What the pool does about space, by key; sizes in bytes, times in seconds.
+    pub settings: BTreeMap<String, String>,
 }
 
 impl PoolView {
@@ -94,6 +130,15 @@ impl PoolView {
             metadata_bytes: status.metadata_pages * page_bytes,
             metadata_free_bytes: status.metadata_free_pages * page_bytes,
             metadata_state: status.metadata_state.into(),
+            space_state: match status.failure {
+                Some(_) => SpaceState::ReadOnly,
+                None => status.space_state.into(),
+            },
+            waiting_writes: status.stall.writes,
+            oldest_wait_s: status.stall.oldest_ms / 1000,
+            shortage: status.stall.shortage.map(Shortage::from),
+            overwrites_need_room: status.stall.overwrites_need_room,
+            space_event: status.space_event,
             collapsed_bytes: status.collapse.freed_blocks * BLOCK_BYTES,
             collapse_walks: status.collapse.walks,
             unproven_bytes: status.unproven_bytes,
@@ -104,8 +149,75 @@ impl PoolView {
             volumes: count,
             snapshots: volumes.len() as u64 - count,
             deleting: status.deleting,
+            mapped_bytes: volumes
+                .iter()
+                .fold(0, |sum, info| sum.saturating_add(info.mapped_blocks * BLOCK_BYTES)),
+            data_bytes: status.used_blocks.saturating_sub((pages * page_bytes).div_ceil(BLOCK_BYTES))
+                * BLOCK_BYTES,
+            given_bytes_per_s: status.rates.given_bytes_per_s,
+            freed_bytes_per_s: status.rates.freed_bytes_per_s,
+            full_in_s: status.rates.full_in_s,
             failure: status.failure.as_ref().map(ToString::to_string),
             ..Self::default()
+        }
+    }
+}
+
+/// How a pool is off for space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpaceState {
+    /// There is enough.
+    #[default]
+    Ok,
+    /// Less is free than the low-water mark, or the metadata file is nearly full and cannot grow.
+    Low,
+    /// Writes that need a new block wait or fail.
+    OutOfSpace,
+    /// The pool takes no writes at all.
+    ReadOnly,
+}
+
+impl From<EngineSpaceState> for SpaceState {
+    fn from(state: EngineSpaceState) -> Self {
+        match state {
+            EngineSpaceState::Ok => Self::Ok,
+            EngineSpaceState::Low => Self::Low,
+            EngineSpaceState::OutOfSpace => Self::OutOfSpace,
+        }
+    }
+}
+
+impl SpaceState {
+    /// Its word, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Low => "low",
+            Self::OutOfSpace => "out-of-space",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+/// What writes lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shortage {
+    /// Data blocks of the pool, or room on the host for new ones.
+    Blocks,
+    /// Room on the host for a write into what the pool has.
+    Host,
+    /// Pages of the metadata file.
+    Metadata,
+}
+
+impl From<EngineShortage> for Shortage {
+    fn from(shortage: EngineShortage) -> Self {
+        match shortage {
+            EngineShortage::Blocks => Self::Blocks,
+            EngineShortage::Host => Self::Host,
+            EngineShortage::Metadata => Self::Metadata,
         }
     }
 }
@@ -169,6 +281,9 @@ pub struct VolumeView {
     pub holds: Vec<String>,
     /// Whether it goes when the last of them is released.
     pub deletion_deferred: bool,
+    /// What it has alone and shares; absent if that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<VolumeUsageView>,
     /// What is set on a volume; of a snapshot what clones of it begin with.
     #[serde(default)]
     pub properties: PropertiesView,
@@ -262,6 +377,70 @@ impl SettingsView {
     }
 }
 
+/// What a volume or snapshot has alone and shares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeUsageView {
+    /// Blocks that nothing else has.
+    pub exclusive_bytes: u64,
+    /// Blocks that others have too.
+    pub shared_bytes: u64,
+    /// What deleting it frees; of a volume, deleting it with all its snapshots.
+    pub freed_if_deleted_bytes: u64,
+}
+
+/// Asks what volumes and snapshots have alone, all together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskUsageView {
+    /// Their names, or patterns. One without `@` is for volumes, one with `@` for snapshots.
+    pub names: Vec<String>,
+    /// The snapshots of the volumes belong to it too.
+    #[serde(default)]
+    pub snapshots: bool,
+    /// Count what is mapped in sectors too, for which all metadata of the set is read.
+    #[serde(default)]
+    pub sectors: bool,
+}
+
+/// What volumes and snapshots have alone, all together. All figures are of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageView {
+    /// Their names.
+    pub names: Vec<String>,
+    /// What they map, in blocks of 64 KiB, added up.
+    pub mapped_bytes: u64,
+    /// What they map, in sectors of 4 KiB, added up; absent if that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_sectors_bytes: Option<u64>,
+    /// What deleting all of them frees: blocks that nothing else has.
+    pub freed_if_deleted_bytes: u64,
+    /// Blocks that something else has too. Exact for one volume or snapshot; of several that share, what they reach by
+    /// different pages of metadata may count for each.
+    pub shared_bytes: u64,
+    /// What deleting all of them frees of the metadata file.
+    pub freed_metadata_bytes: u64,
+    /// The checkpoint of the pool that was under construction at that moment.
+    pub generation: u64,
+    /// The last record of the log until then.
+    pub sequence: u64,
+}
+
+impl UsageView {
+    /// The view of what the engine says of `names`.
+    pub fn new(names: Vec<String>, usage: &Usage) -> Self {
+        Self {
+            names,
+            mapped_bytes: usage.mapped_blocks * BLOCK_BYTES,
+            mapped_sectors_bytes: usage.mapped_sectors.map(|sectors| sectors * SECTOR_BYTES),
+            freed_if_deleted_bytes: usage.exclusive_blocks * BLOCK_BYTES,
+            shared_bytes: usage.shared_blocks * BLOCK_BYTES,
+            freed_metadata_bytes: usage.metadata_pages * PAGE_BYTES as u64,
+            generation: usage.generation.0,
+            sequence: usage.sequence.0,
+        }
+    }
+}
+
 impl VolumeView {
     /// The views of all volumes of a pool, in the same order.
     pub fn all(volumes: &[VolumeInfo]) -> Vec<Self> {
@@ -286,6 +465,7 @@ impl VolumeView {
             holds: info.holds.clone(),
             deletion_deferred: info.deletion_deferred,
             properties: (&info.properties).into(),
+            usage: None,
         }
     }
 }
@@ -326,6 +506,14 @@ pub struct ChangedView {
 pub struct ExtensionView {
     /// What it may hold from now on, a multiple of 65536.
     pub size_bytes: u64,
+}
+
+/// Asks for other settings of the pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigurationView {
+    /// What is to be changed, by key; sizes in bytes, times in seconds.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Asks for a new volume.
@@ -599,6 +787,23 @@ pub struct AffectedView {
     pub offset_bytes: u64,
     /// How long it is.
     pub length_bytes: u64,
+}
+
+/// What making a pool smaller came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShrinkView {
+    /// What the pool may use of its data file or device now, log included.
+    pub size_bytes: u64,
+    /// What it could use before.
+    pub size_before_bytes: u64,
+    /// What something maps, log included.
+    pub used_bytes: u64,
+    /// What was moved from behind the new end.
+    pub moved_bytes: u64,
+    /// What the host got back of the data file; absent if that cannot be told.
+    pub returned_bytes: Option<u64>,
+    /// Whether the data file ends where the pool does. A device stays as long as it is.
+    pub truncated: bool,
 }
 
 /// What a repair found, saved and lost.

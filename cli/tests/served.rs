@@ -16,8 +16,8 @@ use vellum_cli::exit::{Kind, TABLE};
 use vellum_cli::manage::{Files, Manage, Progress, Remote, Transfer};
 use vellum_cli::pool_directory::PoolDirectory;
 use vellum_cli::views::{
-    ArrivalView, AskDifferenceView, ChangeView, ChangedView, DeletedView, DeletionView, DifferenceView,
-    PoolView, SendView, VolumeView,
+    ArrivalView, AskDifferenceView, AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView,
+    DeletionView, DifferenceView, PoolView, SendView, UsageView, VolumeView,
 };
 
 struct Served {
@@ -146,7 +146,15 @@ impl Manage for Fails {
         self.error()
     }
 
+    fn configure(&mut self, _: &ConfigurationView) -> Result<PoolView> {
+        self.error()
+    }
+
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {
+        self.error()
+    }
+
+    fn usage(&mut self, _: &AskUsageView) -> Result<UsageView> {
         self.error()
     }
 
@@ -252,6 +260,8 @@ fn the_routes_answer_as_documented() {
         ("POST /v1/volumes", r#"{"name":"x","size_bytes":4096,"size":1}"#, 400, "usage"),
         ("POST /v1/volumes", r#"{"name":"x","size_bytes":1000}"#, 400, "invalid"),
         ("GET /v1/nothing", "", 404, "not-found"),
+        ("POST /v1/usages", r#"{"names":["nope"]}"#, 404, "not-found"),
+        ("POST /v1/usages", r#"{"names":[]}"#, 422, "limit"),
         ("PUT /v1/pool", "", 405, "usage"),
         ("GET /v1/volumes/%ff", "", 400, "invalid"),
     ];

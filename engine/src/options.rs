@@ -55,6 +55,9 @@ pub struct OpenOptions {
     /// Requests of volumes with limits wait for their turn; whoever opens the pool has to call
     /// [`crate::data_path::Core::turn`] at the time that [`crate::data_path::Core::wants_turn_at_ms`] names.
     pub enforce_limits: bool,
+    /// Whether anybody can make room while a write waits for it: others ask too, or the pool grows by itself. If not,
+    /// writes that find no room fail at once.
+    pub can_wait: bool,
     /// Marks this opening, so that records of two copies of a pool are never taken for one log. Must be random.
     pub nonce: u32,
     /// Who opens the pool; stands in the root slot while it is open.
@@ -77,6 +80,7 @@ impl Default for OpenOptions {
             cache_bytes: 64 << 20,
             metadata_step_pages: 256,
             enforce_limits: false,
+            can_wait: false,
             nonce: 0,
             owner: Owner::default(),
         }

@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metadata;
 use crate::options::{CreateOptions, OpenOptions};
 use crate::request::{Base, DifferenceRange, NewVolume, Outcome, Reply, Request, RequestId, Segment};
+use crate::settings::Settings;
 use crate::storage::Disk;
 use crate::units::VolumeId;
 use bytes::Bytes;
@@ -43,6 +44,7 @@ impl<D: Disk> Pool<D> {
         self.core.submit(id, request);
         loop {
             self.core.turn(self.now_ms);
+            self.tell_host_room();
             self.start_operations();
             while let Some((answered, reply)) = self.core.next_reply() {
                 if answered == id {
@@ -68,6 +70,13 @@ impl<D: Disk> Pool<D> {
             if !self.complete_one() {
                 break;
             }
+        }
+    }
+
+    fn tell_host_room(&mut self) {
+        if self.core.wants_host_room() {
+            self.core.host_has_room(self.data.host_room());
+            self.core.turn(self.now_ms);
         }
     }
 
@@ -151,6 +160,16 @@ impl<D: Disk> Pool<D> {
     /// The volume or snapshot of this name.
     pub fn find(&self, name: &str) -> Option<VolumeId> {
         self.core.find(name)
+    }
+
+    /// What the pool does about space.
+    pub fn settings(&self) -> &Settings {
+        self.core.settings()
+    }
+
+    /// Changes what the pool does about space.
+    pub fn configure(&mut self, settings: Settings) -> Result<()> {
+        self.request(Request::Configure { settings: Box::new(settings) }).map(drop)
     }
 
     /// The state of the pool.

@@ -3,7 +3,8 @@
 //! Owns the vocabulary between the engine and whoever serves it. Read next: `pool.rs`, `data_path/mod.rs`.
 
 use crate::error::Result;
-use crate::units::{Generation, VolumeId};
+use crate::settings::Settings;
+use crate::units::{Generation, Sequence, VolumeId};
 use bytes::Bytes;
 
 /// Chosen by whoever asks; comes back with the reply.
@@ -64,6 +65,14 @@ pub enum Request {
         volume: VolumeId,
         /// From where on, in bytes.
         offset_bytes: u64,
+    },
+    /// Say what volumes and snapshots have alone, all together: what deleting the set would free. Nothing is read but
+    /// metadata that they alone hold. The reply is [`Outcome::Usage`]; `Busy` if what they share changes all the time.
+    Usage {
+        /// The set. What is named twice counts once. Snapshots of a volume are in it only if they are named.
+        volumes: Vec<VolumeId>,
+        /// Count mapped sectors too, for which all their metadata is read.
+        sectors: bool,
     },
     /// Say what a stream of a snapshot has to say of it. The reply is [`Outcome::Snapshot`].
     Describe {
@@ -208,6 +217,11 @@ pub enum Request {
         /// Data blocks of 64 KiB, log included.
         data_blocks: u64,
     },
+    /// Change what the pool does about space. Answered when a power loss cannot take that back.
+    Configure {
+        /// All settings, as they shall be.
+        settings: Box<Settings>,
+    },
     /// Bring the trees on disk up to date, so that the log is not needed up to here.
     Checkpoint,
     /// Checkpoint and stop: takes no more requests, the log is empty, the owner is "nobody".
@@ -255,6 +269,8 @@ pub enum Outcome {
     Extents(Vec<Extent>),
     /// What differs, from the offset that was asked for on.
     Difference(Difference),
+    /// What a set of volumes uses.
+    Usage(Usage),
     /// What there is to say of a snapshot.
     Snapshot(Box<Arrival>),
     /// What is being received, by number.
@@ -317,6 +333,28 @@ pub struct DifferenceRange {
     pub length_bytes: u64,
     /// They read as zeros now. Otherwise other data is stored there.
     pub absent: bool,
+}
+
+/// What a set of volumes and snapshots uses. All numbers are of one moment. What is deleted but not yet taken down is
+/// outside of the set: what it shares becomes exclusive when it is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Virtual blocks that they map, added up.
+    pub mapped_blocks: u64,
+    /// Sectors that they map, added up, if they were to be counted.
+    pub mapped_sectors: Option<u64>,
+    /// Data blocks that nothing outside of the set names: what deleting all of it frees.
+    pub exclusive_blocks: u64,
+    /// Data blocks that something outside names too. Below pages of metadata that others share as a whole, every mapped
+    /// virtual block counts as one; its second layer does not. What several of the set reach by different pages may count
+    /// for each of them.
+    pub shared_blocks: u64,
+    /// Pages of mappings that nothing outside of the set leads to: what deleting all of it frees of the metadata file.
+    pub metadata_pages: u64,
+    /// The checkpoint that was under construction at that moment.
+    pub generation: Generation,
+    /// The last record composed until then. What was applied behind it counts too.
+    pub sequence: Sequence,
 }
 
 /// What a stream starts from, in words that another pool understands.

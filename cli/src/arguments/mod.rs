@@ -3,6 +3,7 @@
 //! Owns the words of the command line and all checks that need no pool. Read next: `commands/mod.rs`.
 
 pub mod serve;
+mod setting;
 pub mod settings;
 pub mod transfer;
 
@@ -11,6 +12,7 @@ use crate::exit::{self, Kind};
 use crate::pool_directory::PoolDirectory;
 use crate::size::{NewSize, Size};
 use clap::{Args, Parser, Subcommand};
+pub use setting::Setting;
 use std::path::PathBuf;
 
 /// Thin pools of volumes, snapshots and clones, served over NBD.
@@ -94,8 +96,25 @@ pub enum PoolCommand {
     Status,
     /// Let the pool hold more. Works while it is served; a device under it is enlarged first.
     Extend {
-        /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
-        size: Size,
+        /// How much it may hold from now on.
+        #[command(flatten)]
+        size: PoolSize,
+    },
+    /// Make the pool smaller, and give the space to the host. The pool may not be served meanwhile.
+    ///
+    /// What lies behind the new end is moved. It may be interrupted at any moment, by a power loss too: the pool is whole
+    /// then and as large as it was, and the same command goes on where it stopped.
+    Shrink {
+        /// How much it may hold from now on.
+        #[command(flatten)]
+        size: PoolSize,
+    },
+    /// Change what the pool does about space. `vellum pool status` shows all settings.
+    Set {
+        /// no-space=stall|error, no-space-timeout=SECONDS (0 for ever), auto-extend=SIZE|off, low-water=SIZE|auto,
+        /// on-low-water=COMMAND, discard=eager|lazy|off, detect-zeros=on|off.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<Setting>,
     },
     /// Check every structure, and tell what damage costs. Writes nothing; the pool may not be served meanwhile.
     ///
@@ -126,9 +145,38 @@ pub struct PoolCreate {
     #[arg(long, value_name = "FILE|DEV")]
     pub metadata: Option<PathBuf>,
 
+    /// Let the pool grow by itself up to this size while it is served; without it to four times its size. A pool on a
+    /// device does so only if this is given.
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_auto_extend")]
+    pub max_size: Option<Size>,
+
+    /// Let the pool never grow by itself.
+    #[arg(long)]
+    pub no_auto_extend: bool,
+
     /// Take files that are there already. What they hold is LOST.
     #[arg(long)]
     pub force: bool,
+}
+
+/// How much a pool may hold from now on.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PoolSize {
+    /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
+    #[arg(value_name = "SIZE")]
+    given: Option<Size>,
+
+    /// The same.
+    #[arg(long = "size", value_name = "SIZE", allow_hyphen_values = true)]
+    named: Option<Size>,
+}
+
+impl PoolSize {
+    /// The size, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.given.or(self.named).map_or(0, |size| size.0)
+    }
 }
 
 /// How to repair a pool.
@@ -185,11 +233,30 @@ pub enum VolumeCommand {
         settings: Vec<settings::Setting>,
     },
     /// List all volumes.
-    List,
+    List {
+        /// Count what each has alone, what it shares, and what deleting it with its snapshots frees.
+        #[arg(long)]
+        usage: bool,
+    },
     /// Show a volume or snapshot.
     Show {
         /// Its name.
         name: String,
+        /// Count what it has alone, what it shares, and what deleting it (a volume with its snapshots) frees.
+        #[arg(long)]
+        usage: bool,
+    },
+    /// Tell what deleting volumes and snapshots frees, all together. Deletes nothing.
+    Usage {
+        /// Their names, or patterns, quoted from the shell: 'db-*' for volumes, 'db-*@auto-*' for snapshots.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// The snapshots of the volumes go too.
+        #[arg(long)]
+        snapshots: bool,
+        /// Count what is mapped in sectors of 4 KiB too. Reads all their metadata.
+        #[arg(long)]
+        sectors: bool,
     },
     /// Give a volume another size. Clients see a larger one when they connect the next time.
     Resize {
@@ -261,6 +328,9 @@ pub enum SnapshotCommand {
     List {
         /// Which volume's.
         volume: Option<String>,
+        /// Count what each has alone, which is what deleting it frees, and what it shares.
+        #[arg(long)]
+        usage: bool,
     },
     /// Give a snapshot another name, with the same volume.
     Rename {

@@ -7,10 +7,14 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
-use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, SettingsView, VolumeView};
+use crate::views::{
+    AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView,
+    SettingsView, UsageView, VolumeView,
+};
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
 use vellum_engine::request::{Outcome, Reply, Request, Uuid};
+use vellum_engine::settings::Settings;
 use vellum_engine::units::{BLOCK_BYTES, VolumeId};
 use vellum_engine::{PoolStatus, VolumeInfo};
 
@@ -32,6 +36,9 @@ pub trait Engine {
 
     /// The state of the pool.
     fn status(&self) -> PoolStatus;
+
+    /// What the pool does about space.
+    fn settings(&self) -> Settings;
 
     /// Lets what was freed go back to the host, where nobody else sees to that.
     fn settle(&mut self) {}
@@ -96,7 +103,10 @@ impl<E: Engine> Manage for Opened<E> {
     fn status(&mut self) -> Result<PoolView> {
         let (host_data_bytes, host_metadata_bytes) = self.directory.host_bytes();
         let view = PoolView::new(&self.uuid, &self.engine.status(), &self.engine.volumes());
-        Ok(PoolView { host_data_bytes, host_metadata_bytes, ..view })
+        let settings = self.engine.settings();
+        let low_water_bytes = settings.low_water_of(view.size_bytes);
+        let settings = settings.to_pairs().into_iter().collect();
+        Ok(PoolView { host_data_bytes, host_metadata_bytes, low_water_bytes, settings, ..view })
     }
 
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {
@@ -104,15 +114,38 @@ impl<E: Engine> Manage for Opened<E> {
         let now = self.engine.status().data_blocks;
         if data_blocks < now {
             let now = Size(now * BLOCK_BYTES);
-            return Err(Error::new(Kind::Invalid, format!("the pool has {now}, and cannot be made smaller"))
-                .hint(format!("give {now} or more")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("the pool has {now}, and is not made smaller by this"),
+            )
+            .hint(format!(
+                "give {now} or more; `vellum pool shrink` makes it smaller when it is not served"
+            )));
         }
         self.engine.request(Request::Extend { data_blocks })?;
         self.status()
     }
 
+    fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {
+        let mut settings = self.engine.settings();
+        for (key, value) in &change.settings {
+            settings.set(key, value)?;
+        }
+        let now = self.engine.status().data_blocks * BLOCK_BYTES;
+        if (1..now).contains(&settings.auto_extend_bytes) && change.settings.contains_key("auto-extend") {
+            let message = format!("the pool has {} already; it cannot grow to less by itself", Size(now));
+            return Err(Error::new(Kind::Invalid, message).hint("give more, or `off`"));
+        }
+        self.engine.request(Request::Configure { settings: Box::new(settings) })?;
+        self.status()
+    }
+
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {
         Ok(VolumeView::all(&self.engine.volumes()))
+    }
+
+    fn usage(&mut self, what: &AskUsageView) -> Result<UsageView> {
+        self.carry_out_usage(what)
     }
 
     fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView> {

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::names;
 use crate::views::{
-    AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, ChangeView, ChangedView, DeletedView,
-    DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView, NewCloneView, NewVolumeView, PoolView,
-    SendView, SnapshotsView, VolumeView, VolumesView,
+    AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, AskUsageView, ChangeView, ChangedView,
+    ConfigurationView, DeletedView, DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView,
+    NewCloneView, NewVolumeView, PoolView, SendView, SnapshotsView, UsageView, VolumeView, VolumesView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -251,6 +251,11 @@ impl Manage for Remote {
         self.post("/v1/pool/extensions", &ExtensionView { size_bytes })
     }
 
+    fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {
+        let body = serde_json::to_vec(change).map_err(|cause| self.broken(&cause))?;
+        self.exchange(Method::PATCH, "/v1/pool", body.into())
+    }
+
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {
         let VolumesView { mut volumes } = self.get("/v1/volumes")?;
         let SnapshotsView { snapshots } = self.get("/v1/snapshots")?;
@@ -261,6 +266,10 @@ impl Manage for Remote {
 
     fn volume(&mut self, name: &str) -> Result<VolumeView> {
         self.get(&path_of(name)?)
+    }
+
+    fn usage(&mut self, what: &AskUsageView) -> Result<UsageView> {
+        self.post("/v1/usages", what)
     }
 
     fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView> {

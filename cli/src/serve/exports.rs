@@ -108,6 +108,7 @@ mod tests {
             holds: Vec::new(),
             deletion_deferred: false,
             properties: Default::default(),
+            usage: None,
         }
     }
 

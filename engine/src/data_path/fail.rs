@@ -15,6 +15,7 @@ impl Core {
             Task::Read(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extents(task) => self.part_done(task.key, Err(error.clone())),
             Task::Difference(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Usage(task) => self.part_done(task.key, Err(error.clone())),
             Task::Write(task) => self.write_done(task, Err(error.clone())),
             Task::Publish(job) => self.fail_job(job, error),
             Task::Clear(task) => self.part_done(task.key, Err(error.clone())),
@@ -68,11 +69,12 @@ impl Core {
         let mut tasks = std::mem::take(&mut self.ready);
         tasks.extend(std::mem::take(&mut self.waiting_for_proof).into_iter().map(|(_, task)| task));
         tasks.append(&mut self.waiting_for_room);
-        tasks.append(&mut self.waiting_for_block);
+        tasks.extend(self.stall.drain());
         tasks.append(&mut self.waiting_for_pins);
         tasks.append(&mut self.reservations.waiting);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);
+        self.fail_counts(&mut tasks);
         for task in tasks {
             match task {
                 reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_)) => {
@@ -87,7 +89,10 @@ impl Core {
     pub(super) fn take_events(&mut self, number: DeltaNumber) {
         for event in std::mem::take(&mut self.metadata.forest.events) {
             match event {
-                Event::BlockFreed(block) => self.space.free(number, block),
+                Event::BlockFreed(block) => {
+                    self.rates.block_freed();
+                    self.space.free(number, block);
+                }
                 Event::BlockExclusive(block) => self.unproven.become_exclusive(number, block),
                 Event::PageExclusive(page) => self.unproven.page_became_exclusive(number, page),
                 Event::PageInherits { from, to } => self.unproven.page_inherits(from, to),

@@ -16,11 +16,14 @@
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
-//! `collapse.rs` and `collapse_walks.rs`; reservations `reservations.rs`, `reserve.rs` and `own_walk.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
+//! `collapse.rs` and `collapse_walks.rs`; reservations `reservations.rs`, `reserve.rs` and `own_walk.rs`; what differs
+//! `difference.rs`; what volumes have alone `usage.rs`; snapshots that arrive `receive.rs`. In the
 //! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
-//! written before they are needed). A pool is made larger by `extend.rs`.
+//! written before they are needed). Writes that find no room wait in `stall.rs`. A pool is made larger by `extend.rs`,
+//! and makes itself larger by `auto_extend.rs`; `space_events.rs` tells how it is off.
 //! `opening.rs` makes a core from two disks.
 
+mod auto_extend;
 mod change;
 mod checkpoint;
 mod collapse;
@@ -38,6 +41,7 @@ mod locks;
 mod opening;
 mod operations;
 mod own_walk;
+mod rates;
 mod read;
 mod receive;
 mod reclaim;
@@ -46,23 +50,30 @@ mod reserve;
 mod room;
 mod shrink;
 mod space;
+mod space_events;
+mod stall;
 mod status;
 mod submit;
 mod turn;
 mod unmap;
 mod unproven;
+mod usage;
 mod write;
 mod write_ahead;
 
 pub use collapse_walks::CollapseStatus;
 pub use opening::open;
+pub use rates::Rates;
 pub use space::SpaceCounts;
+pub use space_events::{SpaceEvent, SpaceState};
+pub use stall::{Shortage, StallStatus};
 pub use status::{MetadataState, PoolStatus, VolumeInfo};
 
 use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::options::OpenOptions;
 use crate::request::{Outcome, Reply, RequestId};
+use crate::settings::Settings;
 use crate::storage::{Operation, Ticket};
 use crate::units::{DataBlock, PageNumber, SectorMask, VolumeId};
 use commit::Commit;
@@ -98,6 +109,8 @@ pub enum Task {
     Extents(extents::ExtentsTask),
     /// Say how a volume differs from a base.
     Difference(difference::DifferenceTask),
+    /// Say what a set of volumes uses.
+    Usage(Box<usage::UsageTask>),
     /// Write into one block.
     Write(write::WriteTask),
     /// Publish what a job has written.
@@ -159,6 +172,7 @@ pub struct Core {
     locks: Locks,
     unproven: Unproven,
     options: OpenOptions,
+    settings: Settings,
     requests: FxHashMap<Key, OpenRequest>,
     next_key: u64,
     /// Operations in flight, by ticket.
@@ -174,10 +188,14 @@ pub struct Core {
     page_loads: FxHashMap<PageNumber, operations::PageLoad>,
     waiting_for_proof: VecDeque<(DeltaNumber, Task)>,
     waiting_for_room: VecDeque<Task>,
-    waiting_for_block: VecDeque<Task>,
+    stall: stall::StallState,
+    auto_extend: auto_extend::AutoExtendState,
+    space_events: space_events::SpaceEvents,
     /// Blocks that operations of former owners still name.
     waiting_for_pins: VecDeque<Task>,
     collapse: collapse_walks::CollapseWalks,
+    usage: usage::UsageState,
+    rates: rates::RateState,
     room: room::RoomState,
     checkpoint: checkpoint::CheckpointState,
     slab: reclaim::SlabState,
@@ -222,18 +240,26 @@ impl Core {
         self.replies.pop_front()
     }
 
+    /// What the pool does about space.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Whether something is under way that time alone moves on: drivers go on calling [`Core::turn`] now and then.
     pub fn wants_time(&self) -> bool {
         self.failure.is_none()
             && (!self.is_proven()
                 || !self.waiting_for_room.is_empty()
+                || !self.stall.is_empty()
                 || self.collapse.wants_turn()
                 || self.reservations.wants_turn())
     }
 
     /// Whether another turn would move something on at once: somebody waits for a walk, which takes a few steps a turn.
     pub fn wants_turn(&self) -> bool {
-        self.failure.is_none() && (self.collapse.wants_turn_now() || self.reservations.wants_turn_now())
+        let wants =
+            self.collapse.wants_turn_now() || self.reservations.wants_turn_now() || self.usage.wants_turn();
+        self.failure.is_none() && wants
     }
 
     /// Whether nothing is left to do but wait for requests and time.

@@ -2,11 +2,15 @@
 //!
 //! Owns the order of an opening. What is found is `metadata/recovery.rs`'s answer.
 
+use super::auto_extend::AutoExtendState;
 use super::checkpoint::CheckpointState;
 use super::collapse_walks::CollapseWalks;
 use super::commit::Commit;
+use super::control::settings_of;
 use super::locks::Locks;
 use super::space::Space;
+use super::space_events::SpaceEvents;
+use super::stall::StallState;
 use super::unproven::Unproven;
 use super::write_ahead::WriteAheadState;
 use super::{Core, Task, limits, reclaim, reservations, room};
@@ -138,6 +142,7 @@ impl Core {
         let durable = metadata.slot.generation;
         let commit = Commit::new(found.ring, metadata.superblock.secret, incarnation, found.sequence);
         Self {
+            settings: settings_of(&metadata),
             metadata,
             commit,
             space,
@@ -156,9 +161,13 @@ impl Core {
             page_loads: FxHashMap::default(),
             waiting_for_proof: VecDeque::new(),
             waiting_for_room: VecDeque::new(),
-            waiting_for_block: VecDeque::new(),
+            stall: StallState::default(),
+            auto_extend: AutoExtendState::default(),
+            space_events: SpaceEvents::default(),
             waiting_for_pins: VecDeque::new(),
             collapse: CollapseWalks::default(),
+            usage: super::usage::UsageState::default(),
+            rates: super::rates::RateState::default(),
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),

@@ -6,6 +6,7 @@
 //! tree has found (`own_walk.rs`). A lower bound keeps too many blocks, never too few. What may raise the sum is checked
 //! before it is done, by `reserve.rs`.
 
+use super::write::WriteTask;
 use super::{Core, Task};
 use crate::format::{Delta, VolumeKind, VolumeRecord, VolumeState};
 use crate::metadata::Fault;
@@ -141,21 +142,11 @@ impl Core {
 
     /// Puts a task aside that may not take a block now: as on a full pool, unless too much may be held back only because
     /// it is not known yet what is there.
-    pub(super) fn wait_for_share(&mut self, task: Task) {
+    pub(super) fn wait_for_share(&mut self, task: WriteTask) {
         if self.reservations.is_walking() && self.check_healthy().is_ok() {
-            return self.reservations.waiting.push_back(task);
+            return self.reservations.waiting.push_back(Task::Write(task));
         }
         self.wait_for_block(task);
-    }
-
-    /// Wakes who waits for a block and may take one now.
-    pub(super) fn wake_for_blocks(&mut self) {
-        for task in std::mem::take(&mut self.waiting_for_block) {
-            match &task {
-                Task::Write(write) if !self.may_take(write.volume) => self.waiting_for_block.push_back(task),
-                _ => self.ready.push_back(task),
-            }
-        }
     }
 
     /// `volume` was given a block.

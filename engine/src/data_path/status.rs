@@ -2,7 +2,9 @@
 //!
 //! Owns the shapes of these answers.
 
-use super::{CollapseStatus, Core, SpaceCounts};
+use super::space_events::SpaceState;
+use super::stall::StallStatus;
+use super::{CollapseStatus, Core, Rates, SpaceCounts};
 use crate::error::Error;
 use crate::format::{Properties, VolumeKind, VolumeRecord, VolumeState};
 use crate::request::Uuid;
@@ -67,6 +69,12 @@ pub struct PoolStatus {
     pub metadata_state: MetadataState,
     /// Data blocks that reservations keep from all others: what volumes may still get of what was promised to them.
     pub reserved_blocks: u64,
+    /// How the pool is off for space.
+    pub space_state: SpaceState,
+    /// Writes that wait for room.
+    pub stall: StallStatus,
+    /// The number of the last event of the pool's space; 0 for none since it was opened.
+    pub space_event: u64,
     /// Memory that pages of mappings take, in bytes.
     pub cached_bytes: u64,
     /// Pages of the log, and how many of them are in use.
@@ -79,6 +87,8 @@ pub struct PoolStatus {
     pub unproven_bytes: u64,
     /// What joining the layers of blocks has come to.
     pub collapse: CollapseStatus,
+    /// How fast it fills.
+    pub rates: Rates,
     /// Volumes and snapshots whose mappings are being taken down.
     pub deleting: u64,
     /// Why the pool takes no writes, if it takes none.
@@ -108,6 +118,11 @@ impl Core {
         self.metadata.volumes.find(name).filter(|id| !self.unborn.contains(id))
     }
 
+    /// It is `now_ms` by the clock of [`Core::turn`], although nothing is to be done: for what a status says of rates.
+    pub fn pass_time(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
     /// The state of the pool.
     pub fn status(&self) -> PoolStatus {
         let forest = &self.metadata.forest;
@@ -119,12 +134,16 @@ impl Core {
             metadata_free_pages: forest.pages.free_pages(),
             metadata_state: self.metadata_state(),
             reserved_blocks: self.reservations.outstanding_blocks(),
+            space_state: self.space_state(),
+            stall: self.stall_status(),
+            space_event: self.space_event_number(),
             cached_bytes: forest.cache.memory_bytes() as u64,
             log_pages: (self.commit.ring.pages(), self.commit.ring.used_pages()),
             composed: self.commit.composed.sequence,
             durable: self.commit.durable.sequence,
             unproven_bytes: self.unproven.bytes(),
             collapse: self.collapse.status(),
+            rates: self.rates.rates(self.now_ms, forest.data_counts.len() - forest.data_counts.in_use()),
             deleting: self.metadata.volumes.iter().filter(|r| r.state == VolumeState::Deleting).count()
                 as u64,
             failure: self.failure.clone(),

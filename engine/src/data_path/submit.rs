@@ -48,6 +48,10 @@ impl Core {
             Request::Difference { base, volume, offset_bytes } => {
                 self.start_difference(key, base, volume, offset_bytes)
             }
+            Request::Usage { volumes, sectors } => {
+                self.check_healthy()?;
+                self.start_usage(key, volumes, sectors)
+            }
             Request::Describe { snapshot, base } => self.describe(key, snapshot, base),
             Request::Partials => {
                 self.set_outcome(key, Outcome::Partials(self.partials()));
