@@ -5,6 +5,7 @@
 
 use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use vellum_engine::data_path::{MetadataState as EngineMetadataState, PoolStatus, VolumeInfo};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
 use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
@@ -64,6 +65,8 @@ pub struct PoolView {
     pub deleting: u64,
     /// Why the pool takes no writes; absent if it takes them.
     pub failure: Option<String>,
+    /// What the pool does about space, by key; sizes in bytes, times in seconds.
+    pub settings: BTreeMap<String, String>,
 }
 
 impl PoolView {
@@ -228,6 +231,14 @@ pub struct ChangedView {
 pub struct ExtensionView {
     /// What it may hold from now on, a multiple of 65536.
     pub size_bytes: u64,
+}
+
+/// Asks for other settings of the pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigurationView {
+    /// What is to be changed, by key; sizes in bytes, times in seconds.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Asks for a new volume.

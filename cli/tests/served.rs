@@ -16,8 +16,8 @@ use vellum_cli::exit::{Kind, TABLE};
 use vellum_cli::manage::{Files, Manage, Progress, Remote, Transfer};
 use vellum_cli::pool_directory::PoolDirectory;
 use vellum_cli::views::{
-    ArrivalView, AskDifferenceView, ChangeView, ChangedView, DeletedView, DeletionView, DifferenceView,
-    PoolView, SendView, VolumeView,
+    ArrivalView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView,
+    DifferenceView, PoolView, SendView, VolumeView,
 };
 
 struct Served {
@@ -140,6 +140,10 @@ impl Manage for Fails {
     }
 
     fn extend(&mut self, _: u64) -> Result<PoolView> {
+        self.error()
+    }
+
+    fn configure(&mut self, _: &ConfigurationView) -> Result<PoolView> {
         self.error()
     }
 

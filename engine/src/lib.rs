@@ -48,6 +48,7 @@ pub mod options;
 pub mod pool;
 pub mod repair;
 pub mod request;
+pub mod settings;
 pub mod storage;
 pub mod transfer;
 pub mod units;

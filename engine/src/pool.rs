@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metadata;
 use crate::options::{CreateOptions, OpenOptions};
 use crate::request::{Base, DifferenceRange, NewVolume, Outcome, Reply, Request, RequestId, Segment};
+use crate::settings::Settings;
 use crate::storage::Disk;
 use crate::units::VolumeId;
 use bytes::Bytes;
@@ -151,6 +152,16 @@ impl<D: Disk> Pool<D> {
     /// The volume or snapshot of this name.
     pub fn find(&self, name: &str) -> Option<VolumeId> {
         self.core.find(name)
+    }
+
+    /// What the pool does about space.
+    pub fn settings(&self) -> &Settings {
+        self.core.settings()
+    }
+
+    /// Changes what the pool does about space.
+    pub fn configure(&mut self, settings: Settings) -> Result<()> {
+        self.request(Request::Configure { settings: Box::new(settings) }).map(drop)
     }
 
     /// The state of the pool.

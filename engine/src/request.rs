@@ -3,6 +3,7 @@
 //! Owns the vocabulary between the engine and whoever serves it. Read next: `pool.rs`, `data_path/mod.rs`.
 
 use crate::error::Result;
+use crate::settings::Settings;
 use crate::units::{Generation, VolumeId};
 use bytes::Bytes;
 
@@ -200,6 +201,11 @@ pub enum Request {
     Extend {
         /// Data blocks of 64 KiB, log included.
         data_blocks: u64,
+    },
+    /// Change what the pool does about space. Answered when a power loss cannot take that back.
+    Configure {
+        /// All settings, as they shall be.
+        settings: Box<Settings>,
     },
     /// Bring the trees on disk up to date, so that the log is not needed up to here.
     Checkpoint,

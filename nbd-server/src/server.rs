@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vellum_engine::error::{Error, ErrorKind, Result};
 use vellum_engine::request::{Reply, Request};
+use vellum_engine::settings::Settings;
 use vellum_engine::storage::{DiskFile, ReactorKind, reactor};
 use vellum_engine::{Core, PoolStatus, VolumeInfo};
 
@@ -187,6 +188,11 @@ impl Handle {
     /// The state of the pool.
     pub fn status(&self) -> PoolStatus {
         self.0.lock().core.status()
+    }
+
+    /// What the pool does about space.
+    pub fn settings(&self) -> Settings {
+        self.0.lock().core.settings().clone()
     }
 
     /// All volumes and snapshots, by number.

@@ -8,17 +8,18 @@ use crate::tree::File;
 
 /// A module of the engine and what it may name, itself apart. `docs/architecture.md` draws this.
 /// Aligned memory is the one thing that `format` takes from `storage`: it makes pages, it does not move them.
-const MODULES: [(&str, &str); 14] = [
+const MODULES: [(&str, &str); 15] = [
     ("units", ""),
     ("canary", ""),
     ("error", "units"),
     ("options", "units error"),
-    ("request", "units error options"),
+    ("settings", "error"),
+    ("request", "units error options settings"),
     ("format", "units error options request canary storage::Buffer"),
     ("storage", "units error"),
-    ("metadata", "units error options request canary format storage"),
-    ("data_path", "units error options request canary format storage metadata"),
-    ("pool", "units error options request canary format storage metadata data_path"),
+    ("metadata", "units error options settings request canary format storage"),
+    ("data_path", "units error options settings request canary format storage metadata"),
+    ("pool", "units error options settings request canary format storage metadata data_path"),
     ("transfer", "units error request format"),
     ("check", "units error options request format storage metadata"),
     ("inspect", "units error options request format storage metadata"),

@@ -3,6 +3,7 @@
 //! Owns the words of the command line and all checks that need no pool. Read next: `commands/mod.rs`.
 
 pub mod serve;
+mod setting;
 pub mod transfer;
 
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::exit::{self, Kind};
 use crate::pool_directory::PoolDirectory;
 use crate::size::{NewSize, Size};
 use clap::{Args, Parser, Subcommand};
+pub use setting::Setting;
 use std::path::PathBuf;
 
 /// Thin pools of volumes, snapshots and clones, served over NBD.
@@ -95,6 +97,13 @@ pub enum PoolCommand {
     Extend {
         /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
         size: Size,
+    },
+    /// Change what the pool does about space. `vellum pool status` shows all settings.
+    Set {
+        /// no-space=stall|error, no-space-timeout=SECONDS (0 for ever), auto-extend=SIZE|off, low-water=SIZE|auto,
+        /// on-low-water=COMMAND, discard=eager|lazy|off, detect-zeros=on|off.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<Setting>,
     },
     /// Check every structure, and tell what damage costs. Writes nothing; the pool may not be served meanwhile.
     ///

@@ -8,7 +8,7 @@ use crate::exit::Kind;
 use crate::manage::{self, Files, Manage, Remote};
 use crate::output::{Output, text};
 use crate::pool_directory::{Disks, NewDisks, PoolDirectory};
-use crate::views::{AffectedView, CheckView, FindingView, InspectView, StructureView};
+use crate::views::{AffectedView, CheckView, ConfigurationView, FindingView, InspectView, StructureView};
 use indicatif::{ProgressBar, ProgressStyle};
 use vellum_engine::check::{CheckReport, Finding, Progress};
 use vellum_engine::inspect::{self, Checksum, Inspection, LogEntry, LogState};
@@ -23,6 +23,13 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
         }
         PoolCommand::Extend { size } => {
             let view = manage::with_pool(directory, |pool| pool.extend(size.0))?;
+            output.result(&view, text::pool)
+        }
+        PoolCommand::Set { settings } => {
+            let change =
+                settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect();
+            let change = ConfigurationView { settings: change };
+            let view = manage::with_pool(directory, |pool| pool.configure(&change))?;
             output.result(&view, text::pool)
         }
         PoolCommand::Check => check(directory, output),

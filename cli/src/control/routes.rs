@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
 use crate::views::{
-    ChangeView, ChangedView, DeletedView, DeletionView, ExtensionView, NamesView, NewCloneView,
-    NewVolumeView, SnapshotsView, VolumeKind, VolumeView, VolumesView,
+    ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, ExtensionView, NamesView,
+    NewCloneView, NewVolumeView, SnapshotsView, VolumeKind, VolumeView, VolumesView,
 };
 use crate::{names, views};
 use axum::body::Bytes;
@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 /// The API over `pool`.
 pub fn router(pool: Shared) -> Router {
     Router::new()
-        .route("/v1/pool", get(status))
+        .route("/v1/pool", get(status).patch(configure))
         .route("/v1/pool/extensions", post(extend))
         .route("/v1/volumes", get(volumes).post(create_volume))
         .route("/v1/volumes/{name}", get(volume).delete(delete_volume).patch(change_volume))
@@ -133,6 +133,14 @@ where
 
 async fn status(State(pool): State<Shared>) -> Answer<views::PoolView> {
     let act = |pool: &mut dyn Manage| Ok(views::PoolView { served: true, ..pool.status()? });
+    answer(pool, StatusCode::OK, act).await
+}
+
+async fn configure(
+    State(pool): State<Shared>,
+    Body(change): Body<ConfigurationView>,
+) -> Answer<views::PoolView> {
+    let act = move |pool: &mut dyn Manage| Ok(views::PoolView { served: true, ..pool.configure(&change)? });
     answer(pool, StatusCode::OK, act).await
 }
 

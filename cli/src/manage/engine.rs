@@ -7,10 +7,13 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
-use crate::views::{ChangeView, ChangedView, DeletedView, DeletionView, PoolView, VolumeView};
+use crate::views::{
+    ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView, VolumeView,
+};
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
 use vellum_engine::request::{Outcome, Reply, Request, Uuid};
+use vellum_engine::settings::Settings;
 use vellum_engine::units::{BLOCK_BYTES, VolumeId};
 use vellum_engine::{PoolStatus, VolumeInfo};
 
@@ -32,6 +35,9 @@ pub trait Engine {
 
     /// The state of the pool.
     fn status(&self) -> PoolStatus;
+
+    /// What the pool does about space.
+    fn settings(&self) -> Settings;
 
     /// Lets what was freed go back to the host, where nobody else sees to that.
     fn settle(&mut self) {}
@@ -96,7 +102,8 @@ impl<E: Engine> Manage for Opened<E> {
     fn status(&mut self) -> Result<PoolView> {
         let (host_data_bytes, host_metadata_bytes) = self.directory.host_bytes();
         let view = PoolView::new(&self.uuid, &self.engine.status(), &self.engine.volumes());
-        Ok(PoolView { host_data_bytes, host_metadata_bytes, ..view })
+        let settings = self.engine.settings().to_pairs().into_iter().collect();
+        Ok(PoolView { host_data_bytes, host_metadata_bytes, settings, ..view })
     }
 
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {
@@ -108,6 +115,20 @@ impl<E: Engine> Manage for Opened<E> {
                 .hint(format!("give {now} or more")));
         }
         self.engine.request(Request::Extend { data_blocks })?;
+        self.status()
+    }
+
+    fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {
+        let mut settings = self.engine.settings();
+        for (key, value) in &change.settings {
+            settings.set(key, value)?;
+        }
+        let now = self.engine.status().data_blocks * BLOCK_BYTES;
+        if (1..now).contains(&settings.auto_extend_bytes) && change.settings.contains_key("auto-extend") {
+            let message = format!("the pool has {} already; it cannot grow to less by itself", Size(now));
+            return Err(Error::new(Kind::Invalid, message).hint("give more, or `off`"));
+        }
+        self.engine.request(Request::Configure { settings: Box::new(settings) })?;
         self.status()
     }
 

@@ -10,6 +10,7 @@ use crate::pool_directory::{Disks, NewDisks, PoolDirectory, identity};
 use crate::size::{self, Size};
 use vellum_engine::options::CreateOptions;
 use vellum_engine::request::{Reply, Request};
+use vellum_engine::settings::Settings;
 use vellum_engine::storage::{Disk, FileDisk};
 use vellum_engine::units::{BLOCK_BYTES, VolumeId};
 use vellum_engine::{Pool, PoolStatus, VolumeInfo};
@@ -70,6 +71,10 @@ impl Engine for Pool<FileDisk> {
 
     fn status(&self) -> PoolStatus {
         Pool::status(self)
+    }
+
+    fn settings(&self) -> Settings {
+        Pool::settings(self).clone()
     }
 
     fn settle(&mut self) {

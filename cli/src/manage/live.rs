@@ -6,6 +6,7 @@ use super::Manage;
 use super::engine::{Engine, Opened};
 use crate::pool_directory::PoolDirectory;
 use vellum_engine::request::{Reply, Request, Uuid};
+use vellum_engine::settings::Settings;
 use vellum_engine::units::VolumeId;
 use vellum_engine::{PoolStatus, VolumeInfo};
 use vellum_nbd_server::Handle;
@@ -32,6 +33,10 @@ impl Engine for Handle {
 
     fn status(&self) -> PoolStatus {
         Handle::status(self)
+    }
+
+    fn settings(&self) -> Settings {
+        Handle::settings(self)
     }
 
     fn fork(&self, directory: &PoolDirectory, uuid: Uuid) -> Option<Box<dyn Manage + Send>> {

@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::names;
 use crate::pool_directory::PoolDirectory;
 use crate::views::{
-    ArrivalView, AskDifferenceView, ChangeView, ChangedView, DeletedView, DeletionView, DifferenceView,
-    PoolView, SendView, VolumeView,
+    ArrivalView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView,
+    DifferenceView, PoolView, SendView, VolumeView,
 };
 pub use files::Files;
 pub use live::Live;
@@ -50,6 +50,9 @@ pub trait Manage: Transfer {
 
     /// Lets the pool hold `size_bytes`, as much as now or more.
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView>;
+
+    /// Changes what the pool does about space.
+    fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView>;
 
     /// All volumes and snapshots, by number.
     fn volumes(&mut self) -> Result<Vec<VolumeView>>;

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::names;
 use crate::views::{
-    AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, ChangeView, ChangedView, DeletedView,
-    DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView, NewCloneView, NewVolumeView, PoolView,
-    SendView, SnapshotsView, VolumeView, VolumesView,
+    AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView,
+    DeletedView, DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView, NewCloneView,
+    NewVolumeView, PoolView, SendView, SnapshotsView, VolumeView, VolumesView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -249,6 +249,11 @@ impl Manage for Remote {
 
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {
         self.post("/v1/pool/extensions", &ExtensionView { size_bytes })
+    }
+
+    fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {
+        let body = serde_json::to_vec(change).map_err(|cause| self.broken(&cause))?;
+        self.exchange(Method::PATCH, "/v1/pool", body.into())
     }
 
     fn volumes(&mut self) -> Result<Vec<VolumeView>> {

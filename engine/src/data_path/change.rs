@@ -7,10 +7,11 @@ use super::Core;
 use super::control::{check_size, family};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{Delta, VolumeKind, VolumeRecord, VolumeState, check_name};
-use crate::metadata::name_is_taken;
+use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
 use crate::metadata::tree::LAST_KEY;
+use crate::metadata::{LOG_VOLUME, name_is_taken};
 use crate::request::Request;
+use crate::settings::Settings;
 use crate::units::{VirtualBlock, VolumeId};
 
 /// Volumes and snapshots that go in one step; a volume takes all its snapshots along.
@@ -30,6 +31,7 @@ impl Core {
             Request::Resize { volume, size_bytes } => self.delta_for_resize(*volume, *size_bytes),
             Request::Rename { volume, name } => self.delta_for_rename(*volume, name),
             Request::Rollback { volume, snapshot } => self.delta_for_rollback(*volume, *snapshot),
+            Request::Configure { settings } => self.delta_for_configure(settings),
             _ => Err(Error::invalid("this request changes no volume")),
         }
     }
@@ -106,6 +108,15 @@ impl Core {
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
         let message = format!("it has snapshots: {}{more}; delete them first, or with it", named.join(", "));
         Err(Error::new(ErrorKind::Busy, message).at(Place::Volume(record.id)))
+    }
+
+    /// The settings of the pool stand in the record of the log's volume.
+    fn delta_for_configure(&self, settings: &Settings) -> Result<Delta> {
+        let Some(record) = self.metadata.volumes.get(LOG_VOLUME) else {
+            return Err(Error::damaged("there is no record of it").at(Place::Volume(LOG_VOLUME)));
+        };
+        let properties = Properties { labels: settings.to_pairs(), ..record.properties.clone() };
+        checked(VolumeRecord { properties, ..record.clone() })
     }
 
     fn delta_for_hold(&self, volume: VolumeId, tag: &str) -> Result<Delta> {

@@ -10,9 +10,10 @@ use super::{Core, Key, Task, Then};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
-use crate::metadata::name_is_taken;
 use crate::metadata::tree::LAST_KEY;
+use crate::metadata::{LOG_VOLUME, Metadata, name_is_taken};
 use crate::request::{NewVolume, Outcome, Request};
+use crate::settings::Settings;
 use crate::storage::Ticket;
 use crate::units::{BLOCK_BYTES, Generation, SECTOR_BYTES, VirtualBlock, VolumeId};
 
@@ -69,6 +70,10 @@ impl Core {
         self.unborn.extend(&made);
         if matches!(delta, Delta::Snapshot { .. } | Delta::Arrive { .. }) {
             self.await_writes_before_cut(key);
+        }
+        if delta.volume() == Some(LOG_VOLUME) {
+            self.settings = settings_of(&self.metadata);
+            self.room.changed = true;
         }
         let deleted = self.deleted_by(&delta);
         if let Some(partial) = made.first().and_then(|made| self.partial_info(*made)) {
@@ -216,6 +221,12 @@ impl Core {
         let record = VolumeRecord { origin: Some(snapshot), size_bytes: origin.size_bytes, ..record };
         Ok((Delta::Snapshot { cuts: vec![(snapshot, record)] }, vec![id]))
     }
+}
+
+/// What the pool does about space: set on the log's volume.
+pub(super) fn settings_of(metadata: &Metadata) -> Settings {
+    let log = metadata.volumes.get(LOG_VOLUME);
+    log.map_or_else(Settings::default, |record| Settings::from_pairs(&record.properties.labels))
 }
 
 /// Whether a volume may be as large.

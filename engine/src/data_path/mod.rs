@@ -59,6 +59,7 @@ use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::options::OpenOptions;
 use crate::request::{Outcome, Reply, RequestId};
+use crate::settings::Settings;
 use crate::storage::{Operation, Ticket};
 use crate::units::{DataBlock, PageNumber, SectorMask, VolumeId};
 use commit::Commit;
@@ -153,6 +154,7 @@ pub struct Core {
     locks: Locks,
     unproven: Unproven,
     options: OpenOptions,
+    settings: Settings,
     requests: FxHashMap<Key, OpenRequest>,
     next_key: u64,
     /// Operations in flight, by ticket.
@@ -209,6 +211,11 @@ impl Core {
     /// The next answer.
     pub fn next_reply(&mut self) -> Option<(RequestId, Reply)> {
         self.replies.pop_front()
+    }
+
+    /// What the pool does about space.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Whether something is under way that time alone moves on: drivers go on calling [`Core::turn`] now and then.

@@ -5,6 +5,7 @@
 use super::checkpoint::CheckpointState;
 use super::collapse_walks::CollapseWalks;
 use super::commit::Commit;
+use super::control::settings_of;
 use super::locks::Locks;
 use super::space::Space;
 use super::unproven::Unproven;
@@ -136,6 +137,7 @@ impl Core {
         let durable = metadata.slot.generation;
         let commit = Commit::new(found.ring, metadata.superblock.secret, incarnation, found.sequence);
         Self {
+            settings: settings_of(&metadata),
             metadata,
             commit,
             space,

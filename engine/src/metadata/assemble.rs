@@ -9,7 +9,7 @@ use super::create::log_volume;
 use super::tree::Forest;
 use super::{LOG_VOLUME, Metadata, VolumeTable};
 use crate::error::{Error, Result};
-use crate::format::{Extent, RootSlot, Superblock, VolumeRecord, WINDOW_BLOCKS};
+use crate::format::{Extent, Properties, RootSlot, Superblock, VolumeRecord, WINDOW_BLOCKS};
 use crate::metadata::Fault;
 use crate::units::{DataBlock, Generation, SectorMask, VirtualBlock, VolumeId};
 
@@ -21,6 +21,8 @@ pub struct Parts {
     pub slot: RootSlot,
     /// Every record but that of the log's volume; their trees are on disk.
     pub records: Vec<VolumeRecord>,
+    /// What was set on the log's volume: the settings of the pool.
+    pub settings: Properties,
     /// The number that the next volume gets.
     pub next_volume: VolumeId,
     /// The counts of pages that the records' trees and the places of superblocks and slots make.
@@ -33,7 +35,8 @@ pub struct Parts {
 
 /// The state that `parts` make. The file must be made as long as the counts of pages then say.
 pub fn assemble(parts: Parts) -> Result<Metadata> {
-    let Parts { superblock, slot, records, next_volume, page_counts, data_counts, building } = parts;
+    let Parts { superblock, slot, records, settings, next_volume, page_counts, data_counts, building } =
+        parts;
     let mut forest = Forest::new(superblock.pool, 0, 0);
     (forest.page_counts, forest.data_counts) = (page_counts, data_counts);
     forest.find_free_pages();
@@ -51,6 +54,7 @@ pub fn assemble(parts: Parts) -> Result<Metadata> {
     state.forest.grow_pages(pages);
     state.forest.start_generation(building);
     map_log(&mut state, &log, created_unix_s)?;
+    state.volumes.change(LOG_VOLUME)?.properties = settings;
     Ok(state)
 }
 

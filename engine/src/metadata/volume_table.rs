@@ -69,8 +69,7 @@ impl VolumeTable {
 
     /// Gives `volume` another name, and its snapshots `volume@…` with it: all of them, or none.
     pub fn rename(&mut self, volume: VolumeId, name: &str) -> Result<()> {
-        let old = &self.active(volume)?.name;
-        if old == name {
+        if self.get(volume).is_some_and(|record| record.name == name) {
             return Ok(());
         }
         let renamed = self.renamed(volume, name)?;

@@ -6,7 +6,7 @@
 use super::source::Source;
 use crate::error::{Error, Place, Result};
 use crate::format::{
-    self, COUNT_IN_OVERFLOW, COUNTS_PER_LEAF, InnerPage, PageHeader, PageKind, Pointer, RootSlot,
+    self, COUNT_IN_OVERFLOW, COUNTS_PER_LEAF, InnerPage, PageHeader, PageKind, Pointer, Properties, RootSlot,
     VolumeRecord,
 };
 use crate::metadata::LOG_VOLUME;
@@ -36,6 +36,8 @@ pub(super) struct Base {
     pub slot: RootSlot,
     /// All records that could be read, but that of the log's volume, which is derived.
     pub records: Vec<VolumeRecord>,
+    /// What was set on the log's volume: the settings of the pool. Defaults if its record is lost.
+    pub settings: Properties,
     /// Volume records are missing.
     pub records_lost: bool,
     /// The tree of volume records is damaged: there may be mappings that no record leads to.
@@ -63,6 +65,7 @@ impl Base {
         let mut base = Self {
             slot,
             records: Vec::new(),
+            settings: Properties::default(),
             records_lost: false,
             records_doubtful: false,
             leaves_found: 0,
@@ -153,6 +156,9 @@ impl Base {
     fn take_records(&mut self, mut records: Vec<VolumeRecord>) {
         let mut seen: FxHashSet<VolumeId> = FxHashSet::default();
         records.sort_by_key(|record| record.id);
+        if let Some(log) = records.iter().find(|record| record.id == LOG_VOLUME) {
+            self.settings = log.properties.clone();
+        }
         records.retain(|record| record.id != LOG_VOLUME && seen.insert(record.id));
         self.records = records;
     }

@@ -206,6 +206,7 @@ impl Plan {
             superblock: self.superblock.clone(),
             slot: self.base.slot.clone(),
             records,
+            settings: self.base.settings.clone(),
             next_volume: self.base.slot.next_volume,
             page_counts: std::mem::take(&mut target.page_counts),
             data_counts: std::mem::take(&mut target.data_counts),
