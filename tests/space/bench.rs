@@ -42,10 +42,8 @@ impl Bench {
     /// A pool that never grows by itself.
     pub fn new(place: Place, size: &str, volume_size: &str, settings: &[&str]) -> Self {
         let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), place.path("pool"));
-        pool.ok(&["pool", "create", "--size", size, "--no-auto-extend"]);
-        if !settings.is_empty() {
-            pool.ok(&[&["pool", "set"], settings].concat());
-        }
+        pool.ok(&["pool", "create", "--size", size]);
+        pool.ok(&[&["pool", "set", "auto-extend=off"], settings].concat());
         let served = serve(&pool, volume_size);
         Self { pool, served, place }
     }
