@@ -6,7 +6,10 @@
 use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vellum_engine::data_path::{MetadataState as EngineMetadataState, PoolStatus, VolumeInfo};
+use vellum_engine::data_path::{
+    MetadataState as EngineMetadataState, PoolStatus, Shortage as EngineShortage,
+    SpaceState as EngineSpaceState, VolumeInfo,
+};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
 use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
 use vellum_engine::transfer::ResumeToken;
@@ -45,6 +48,20 @@ pub struct PoolView {
     pub metadata_free_bytes: u64,
     /// Whether the metadata file takes what writes need.
     pub metadata_state: MetadataState,
+    /// How the pool is off for space; `read-only` if it takes no writes.
+    pub space_state: SpaceState,
+    /// Writes that wait for room.
+    pub waiting_writes: u64,
+    /// How long the oldest of them has waited.
+    pub oldest_wait_s: u64,
+    /// What is missing, if it is known that it does not come by itself.
+    pub shortage: Option<Shortage>,
+    /// An overwrite of data that was there needed room on the host: its file system does not write in place.
+    pub overwrites_need_room: bool,
+    /// The pool is low while less than this is free.
+    pub low_water_bytes: u64,
+    /// The number of the last event of the pool's space; 0 for none since it was opened.
+    pub space_event: u64,
     /// Freed since the pool was opened by joining blocks of two layers.
     pub collapsed_bytes: u64,
     /// Volumes that are still to be looked through for such blocks.
@@ -91,6 +108,15 @@ impl PoolView {
             metadata_bytes: status.metadata_pages * page_bytes,
             metadata_free_bytes: status.metadata_free_pages * page_bytes,
             metadata_state: status.metadata_state.into(),
+            space_state: match status.failure {
+                Some(_) => SpaceState::ReadOnly,
+                None => status.space_state.into(),
+            },
+            waiting_writes: status.stall.writes,
+            oldest_wait_s: status.stall.oldest_ms / 1000,
+            shortage: status.stall.shortage.map(Shortage::from),
+            overwrites_need_room: status.stall.overwrites_need_room,
+            space_event: status.space_event,
             collapsed_bytes: status.collapse.freed_blocks * BLOCK_BYTES,
             collapse_walks: status.collapse.walks,
             unproven_bytes: status.unproven_bytes,
@@ -103,6 +129,65 @@ impl PoolView {
             deleting: status.deleting,
             failure: status.failure.as_ref().map(ToString::to_string),
             ..Self::default()
+        }
+    }
+}
+
+/// How a pool is off for space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpaceState {
+    /// There is enough.
+    #[default]
+    Ok,
+    /// Less is free than the low-water mark, or the metadata file is nearly full and cannot grow.
+    Low,
+    /// Writes that need a new block wait or fail.
+    OutOfSpace,
+    /// The pool takes no writes at all.
+    ReadOnly,
+}
+
+impl From<EngineSpaceState> for SpaceState {
+    fn from(state: EngineSpaceState) -> Self {
+        match state {
+            EngineSpaceState::Ok => Self::Ok,
+            EngineSpaceState::Low => Self::Low,
+            EngineSpaceState::OutOfSpace => Self::OutOfSpace,
+        }
+    }
+}
+
+impl SpaceState {
+    /// Its word, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Low => "low",
+            Self::OutOfSpace => "out-of-space",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+/// What writes lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shortage {
+    /// Data blocks of the pool, or room on the host for new ones.
+    Blocks,
+    /// Room on the host for a write into what the pool has.
+    Host,
+    /// Pages of the metadata file.
+    Metadata,
+}
+
+impl From<EngineShortage> for Shortage {
+    fn from(shortage: EngineShortage) -> Self {
+        match shortage {
+            EngineShortage::Blocks => Self::Blocks,
+            EngineShortage::Host => Self::Host,
+            EngineShortage::Metadata => Self::Metadata,
         }
     }
 }

@@ -54,7 +54,10 @@ pub mod transfer;
 pub mod units;
 
 pub use check::check;
-pub use data_path::{CollapseStatus, Core, MetadataState, PoolStatus, Side, VolumeInfo, open};
+pub use data_path::{
+    CollapseStatus, Core, MetadataState, PoolStatus, Shortage, Side, SpaceEvent, SpaceState, StallStatus,
+    VolumeInfo, open,
+};
 pub use metadata::create;
 pub use pool::Pool;
 pub use repair::repair;

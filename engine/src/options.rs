@@ -52,6 +52,9 @@ pub struct OpenOptions {
     pub cache_bytes: usize,
     /// Pages by which the metadata file grows.
     pub metadata_step_pages: u64,
+    /// Whether anybody can make room while a write waits for it: others ask too, or the pool grows by itself. If not,
+    /// writes that find no room fail at once.
+    pub can_wait: bool,
     /// Marks this opening, so that records of two copies of a pool are never taken for one log. Must be random.
     pub nonce: u32,
     /// Who opens the pool; stands in the root slot while it is open.
@@ -73,6 +76,7 @@ impl Default for OpenOptions {
             checkpoint_pages: 4096,
             cache_bytes: 64 << 20,
             metadata_step_pages: 256,
+            can_wait: false,
             nonce: 0,
             owner: Owner::default(),
         }

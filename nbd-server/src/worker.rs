@@ -17,6 +17,7 @@ use crate::pending::{ClientRequest, Pending};
 use crate::protocol::{Command, Errno, Session};
 use crate::reply::{self, Asked};
 use crate::shared::{Message, Shared};
+use rustc_hash::FxHashSet;
 use rustix::net::Shutdown;
 use slab::Slab;
 use std::os::fd::OwnedFd;
@@ -25,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use vellum_engine::error::ErrorKind;
 use vellum_engine::request::{Outcome, Reply, Request, RequestId};
-use vellum_engine::storage::{Buffer, Completion, Event, Operation, Reactor, SocketToken, Ticket};
+use vellum_engine::storage::{Buffer, Completion, Event, HostRoom, Operation, Reactor, SocketToken, Ticket};
 use vellum_engine::units::VolumeId;
 use vellum_engine::{Side, VolumeInfo};
 
@@ -48,8 +49,12 @@ pub struct Worker {
     /// The same, for what clients must not be in the way of.
     forced: Vec<(RequestId, Request)>,
     completions: Vec<Completion>,
+    /// Requests of clients that have left.
+    gone: FxHashSet<RequestId>,
     /// Connections that something happened to.
     touched: Vec<usize>,
+    /// What the engine asked: what the host has room for.
+    host_room: Option<Option<HostRoom>>,
     /// The engine waits for time to pass.
     ticking: bool,
     /// The engine has more to do at once, if nobody else is waiting.
@@ -65,6 +70,7 @@ pub struct Worker {
 struct Decided {
     operations: Vec<(Side, Ticket, Operation)>,
     replies: Vec<(RequestId, Reply)>,
+    wants_host_room: bool,
 }
 
 impl Worker {
@@ -80,6 +86,8 @@ impl Worker {
             forced: Vec::new(),
             completions: Vec::new(),
             touched: Vec::new(),
+            gone: FxHashSet::default(),
+            host_room: None,
             // Whatever the opening left to prove.
             ticking: true,
             hurrying: false,
@@ -173,6 +181,8 @@ impl Worker {
         self.draining = true;
         for (key, connection) in &mut self.connections {
             connection.ending = true;
+            // What still waits for room waits no longer.
+            connection.gone = true;
             let _ = rustix::net::shutdown(&connection.socket, Shutdown::Read);
             self.touched.push(key);
         }
@@ -203,6 +213,9 @@ impl Worker {
     /// Input into requests, requests into decisions, decisions into replies, until nothing more comes of it.
     fn settle(&mut self) {
         let mut tick = self.ticking;
+        if tick {
+            self.find_gone();
+        }
         loop {
             self.touched.sort_unstable();
             self.touched.dedup();
@@ -210,7 +223,7 @@ impl Worker {
                 self.take_requests(self.touched[index]);
             }
             let asked = !self.submissions.is_empty() || !self.forced.is_empty();
-            if !asked && self.completions.is_empty() && !tick {
+            if !asked && self.completions.is_empty() && self.host_room.is_none() && !tick {
                 break;
             }
             self.turn();
@@ -219,6 +232,20 @@ impl Worker {
         let mut touched = std::mem::take(&mut self.touched);
         touched.drain(..).for_each(|key| self.carry_on(key));
         self.touched = touched;
+    }
+
+    /// Whoever has left does not wait for room any more.
+    fn find_gone(&mut self) {
+        let connections = &mut self.connections;
+        connections.iter_mut().filter(|(_, c)| c.requests > 0).for_each(|(_, c)| c.look_for_hangup());
+        let is_gone = |client: &ClientRequest| {
+            connections.get(client.connection).is_some_and(|connection| connection.gone)
+        };
+        let asked = self.requests.iter().filter_map(|(slot, pending)| match pending {
+            Pending::Client(client) if is_gone(client) => Some(request_id(self.index, slot)),
+            _ => None,
+        });
+        self.gone = asked.collect();
     }
 
     /// Takes what has arrived from one client.
@@ -302,13 +329,15 @@ impl Worker {
     }
 
     fn request_id(&mut self, pending: Pending) -> RequestId {
-        let slot = self.requests.insert(pending) as u64;
-        RequestId((self.index as u64) << THREAD_SHIFT | slot)
+        request_id(self.index, self.requests.insert(pending))
     }
 
     /// One turn of the engine, and what comes of it.
     fn turn(&mut self) {
         let decided = self.decide();
+        if decided.wants_host_room {
+            self.host_room = Some(self.shared.files[Side::Data as usize].host_room().ok());
+        }
         for (side, ticket, operation) in decided.operations {
             self.reactor.start(side as usize, ticket, operation);
         }
@@ -343,7 +372,16 @@ impl Worker {
                 }
             }
         }
+        if !self.gone.is_empty() {
+            engine.core.cancel_waiting(|id| self.gone.contains(&id));
+            self.gone.clear();
+        }
+        if let Some(room) = self.host_room.take() {
+            engine.core.host_has_room(room);
+        }
         engine.core.turn(self.shared.now_ms());
+        decided.wants_host_room = engine.core.wants_host_room();
+        std::iter::from_fn(|| engine.core.next_space_event()).for_each(|event| self.shared.tell(event));
         decided.operations.extend(std::iter::from_fn(|| engine.core.next_operation()));
         let answered = std::iter::from_fn(|| engine.core.next_reply());
         decided.replies.extend(answered);
@@ -436,9 +474,14 @@ impl Worker {
     }
 }
 
+fn request_id(thread: usize, slot: usize) -> RequestId {
+    RequestId((thread as u64) << THREAD_SHIFT | slot as u64)
+}
+
 /// Ends a connection at once: nothing is taken from the client or told to it any more, and its receive ends by this. What
 /// it asked for is finished first.
 fn cut_off(connection: &mut Connection) {
+    connection.gone = true;
     connection.broken = true;
     connection.ending = true;
     let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);

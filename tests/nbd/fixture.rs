@@ -165,7 +165,7 @@ fn filled(files: Option<PoolFiles>, reactor: ReactorKind, limits: Limits) -> (Po
 }
 
 pub fn config(reactor: ReactorKind, limits: Limits) -> Config {
-    Config { threads: 2, reactor, limits, default_export: None }
+    Config { threads: 2, reactor, limits, ..Config::default() }
 }
 
 /// Asks until it is so; whether it became so in time.

@@ -134,6 +134,15 @@ pub struct PoolCreate {
     #[arg(long, value_name = "FILE|DEV")]
     pub metadata: Option<PathBuf>,
 
+    /// Let the pool grow by itself up to this size while it is served; without it to four times its size. A pool on a
+    /// device does so only if this is given.
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_auto_extend")]
+    pub max_size: Option<Size>,
+
+    /// Let the pool never grow by itself.
+    #[arg(long)]
+    pub no_auto_extend: bool,
+
     /// Take files that are there already. What they hold is LOST.
     #[arg(long)]
     pub force: bool,

@@ -5,9 +5,10 @@
 use crate::arguments::{InspectCommand, PoolCommand, PoolCreate};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
-use crate::manage::{self, Files, Manage, Remote};
+use crate::manage::{self, Files, Growth, Manage, Remote};
 use crate::output::{Output, text};
 use crate::pool_directory::{Disks, NewDisks, PoolDirectory};
+use crate::size::Size;
 use crate::views::{AffectedView, CheckView, ConfigurationView, FindingView, InspectView, StructureView};
 use indicatif::{ProgressBar, ProgressStyle};
 use vellum_engine::check::{CheckReport, Finding, Progress};
@@ -44,7 +45,16 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
 fn make(create: &PoolCreate, directory: &PoolDirectory, output: Output) -> Result<()> {
     refuse_served(directory)?;
     let new = NewDisks { data: create.data.clone(), metadata: create.metadata.clone(), force: create.force };
-    let mut pool = Box::new(Files::create(directory, create.size.0, &new)?);
+    let growth = match create.max_size {
+        Some(Size(bytes)) if bytes < create.size.0 => {
+            return Err(Error::new(Kind::Usage, "--max-size is less than --size")
+                .hint("give as much or more, or --no-auto-extend"));
+        }
+        Some(Size(bytes)) => Growth::To(bytes),
+        None if create.no_auto_extend => Growth::Never,
+        None => Growth::Default,
+    };
+    let mut pool = Box::new(Files::create(directory, create.size.0, &new, growth)?);
     let view = pool.status()?;
     pool.close()?;
     output.result(&view, text::pool)

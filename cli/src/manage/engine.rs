@@ -102,8 +102,10 @@ impl<E: Engine> Manage for Opened<E> {
     fn status(&mut self) -> Result<PoolView> {
         let (host_data_bytes, host_metadata_bytes) = self.directory.host_bytes();
         let view = PoolView::new(&self.uuid, &self.engine.status(), &self.engine.volumes());
-        let settings = self.engine.settings().to_pairs().into_iter().collect();
-        Ok(PoolView { host_data_bytes, host_metadata_bytes, settings, ..view })
+        let settings = self.engine.settings();
+        let low_water_bytes = settings.low_water_of(view.size_bytes);
+        let settings = settings.to_pairs().into_iter().collect();
+        Ok(PoolView { host_data_bytes, host_metadata_bytes, low_water_bytes, settings, ..view })
     }
 
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {

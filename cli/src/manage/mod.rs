@@ -17,7 +17,7 @@ use crate::views::{
     ArrivalView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView,
     DifferenceView, PoolView, SendView, VolumeView,
 };
-pub use files::Files;
+pub use files::{Files, Growth};
 pub use live::Live;
 pub use remote::Remote;
 use std::io::{Read, Write};

@@ -6,7 +6,7 @@ use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
     AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
-    MetadataState, PoolView, RepairView, ServeView, VolumeView,
+    MetadataState, PoolView, RepairView, ServeView, Shortage, SpaceState, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -32,6 +32,7 @@ pub fn pool(view: &PoolView) -> String {
     let mut rows = vec![
         ("pool", view.uuid.clone()),
         ("state", state(view)),
+        ("served", if view.served { "yes" } else { "no" }.to_owned()),
         ("size", size(view.size_bytes)),
         ("used", part(view.used_bytes, view.size_bytes)),
         ("free", part(view.free_bytes, view.size_bytes)),
@@ -42,6 +43,12 @@ pub fn pool(view: &PoolView) -> String {
         let metadata = view.host_metadata_bytes.unwrap_or(0);
         rows.push(("on the host", format!("data {}, metadata {}", size(bytes), size(metadata))));
     }
+    if view.overwrites_need_room {
+        let warning =
+            "overwrites need new space on its file system: copy-on-write, or a file with shared extents";
+        rows.push(("WARNING", warning.to_owned()));
+    }
+    rows.push(("settings", settings(view)));
     rows.push(("volumes", format!("{}, together {}", view.volumes, size(view.volumes_bytes))));
     rows.push(("snapshots", view.snapshots.to_string()));
     if view.deleting > 0 {
@@ -60,11 +67,44 @@ fn metadata(view: &PoolView) -> String {
 }
 
 fn state(view: &PoolView) -> String {
-    match (&view.failure, view.served) {
-        (Some(failure), _) => format!("READ-ONLY: {failure}"),
-        (None, true) => "served".to_owned(),
-        (None, false) => "ready, not served".to_owned(),
+    let word = view.space_state.name();
+    match (&view.failure, view.space_state) {
+        (Some(failure), _) => format!("{word} ({failure})"),
+        (None, SpaceState::OutOfSpace) => {
+            let writes = if view.waiting_writes == 1 { "write" } else { "writes" };
+            let waiting =
+                format!("{} {writes} waiting, oldest {} s", view.waiting_writes, view.oldest_wait_s);
+            format!("{word} ({waiting}): {}", remedy(view))
+        }
+        (None, SpaceState::Low) => format!("{word}: less than {} is free", size(view.low_water_bytes)),
+        (None, _) => word.to_owned(),
     }
+}
+
+/// What makes room.
+fn remedy(view: &PoolView) -> &'static str {
+    match view.shortage {
+        Some(Shortage::Blocks) if view.hole_bytes == 0 => "extend the pool, delete, or discard",
+        Some(Shortage::Blocks | Shortage::Host) => {
+            "the file system of the data file is full; free some there"
+        }
+        Some(Shortage::Metadata) | None => {
+            "the metadata cannot grow; free some on its file system, or delete"
+        }
+    }
+}
+
+/// What the pool does about space.
+fn settings(view: &PoolView) -> String {
+    let sizes = ["auto-extend", "low-water"];
+    let shown = view.settings.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| match value {
+        none if key == "auto-extend" && none == "0" => format!("{key}=off"),
+        bytes if sizes.contains(&key.as_str()) => {
+            bytes.parse().map_or_else(|_| format!("{key}={bytes}"), |bytes| format!("{key}={}", Size(bytes)))
+        }
+        other => format!("{key}={other}"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// A list of volumes or snapshots; nothing for an empty one.

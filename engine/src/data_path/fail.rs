@@ -66,7 +66,7 @@ impl Core {
         let mut tasks = std::mem::take(&mut self.ready);
         tasks.extend(std::mem::take(&mut self.waiting_for_proof).into_iter().map(|(_, task)| task));
         tasks.append(&mut self.waiting_for_room);
-        tasks.append(&mut self.waiting_for_block);
+        tasks.extend(self.stall.drain());
         tasks.append(&mut self.waiting_for_pins);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);

@@ -18,9 +18,11 @@
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
 //! `collapse.rs` and `collapse_walks.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
 //! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
-//! written before they are needed). A pool is made larger by `extend.rs`.
+//! written before they are needed). Writes that find no room wait in `stall.rs`. A pool is made larger by `extend.rs`,
+//! and makes itself larger by `auto_extend.rs`; `space_events.rs` tells how it is off.
 //! `opening.rs` makes a core from two disks.
 
+mod auto_extend;
 mod change;
 mod checkpoint;
 mod collapse;
@@ -42,6 +44,8 @@ mod reclaim;
 mod room;
 mod shrink;
 mod space;
+mod space_events;
+mod stall;
 mod status;
 mod submit;
 mod turn;
@@ -53,6 +57,8 @@ mod write_ahead;
 pub use collapse_walks::CollapseStatus;
 pub use opening::open;
 pub use space::SpaceCounts;
+pub use space_events::{SpaceEvent, SpaceState};
+pub use stall::{Shortage, StallStatus};
 pub use status::{MetadataState, PoolStatus, VolumeInfo};
 
 use crate::error::Error;
@@ -170,7 +176,9 @@ pub struct Core {
     page_loads: FxHashMap<PageNumber, operations::PageLoad>,
     waiting_for_proof: VecDeque<(DeltaNumber, Task)>,
     waiting_for_room: VecDeque<Task>,
-    waiting_for_block: VecDeque<Task>,
+    stall: stall::StallState,
+    auto_extend: auto_extend::AutoExtendState,
+    space_events: space_events::SpaceEvents,
     /// Blocks that operations of former owners still name.
     waiting_for_pins: VecDeque<Task>,
     collapse: collapse_walks::CollapseWalks,
@@ -221,7 +229,10 @@ impl Core {
     /// Whether something is under way that time alone moves on: drivers go on calling [`Core::turn`] now and then.
     pub fn wants_time(&self) -> bool {
         self.failure.is_none()
-            && (!self.is_proven() || !self.waiting_for_room.is_empty() || self.collapse.wants_turn())
+            && (!self.is_proven()
+                || !self.waiting_for_room.is_empty()
+                || !self.stall.is_empty()
+                || self.collapse.wants_turn())
     }
 
     /// Whether another turn would move something on at once: somebody waits for a walk, which takes a few steps a turn.

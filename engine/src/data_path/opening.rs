@@ -2,12 +2,15 @@
 //!
 //! Owns the order of an opening. What is found is `metadata/recovery.rs`'s answer.
 
+use super::auto_extend::AutoExtendState;
 use super::checkpoint::CheckpointState;
 use super::collapse_walks::CollapseWalks;
 use super::commit::Commit;
 use super::control::settings_of;
 use super::locks::Locks;
 use super::space::Space;
+use super::space_events::SpaceEvents;
+use super::stall::StallState;
 use super::unproven::Unproven;
 use super::write_ahead::WriteAheadState;
 use super::{Core, Task, reclaim, room};
@@ -156,7 +159,9 @@ impl Core {
             page_loads: FxHashMap::default(),
             waiting_for_proof: VecDeque::new(),
             waiting_for_room: VecDeque::new(),
-            waiting_for_block: VecDeque::new(),
+            stall: StallState::default(),
+            auto_extend: AutoExtendState::default(),
+            space_events: SpaceEvents::default(),
             waiting_for_pins: VecDeque::new(),
             collapse: CollapseWalks::default(),
             room: room::RoomState::default(),

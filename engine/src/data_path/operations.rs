@@ -175,6 +175,5 @@ impl Core {
     pub(super) fn unpin(&mut self, block: DataBlock, volume: crate::units::VolumeId) {
         self.space.unpin(block, volume);
         self.ready.append(&mut self.waiting_for_pins);
-        self.ready.append(&mut self.waiting_for_block);
     }
 }

@@ -5,7 +5,6 @@
 
 use super::operations::Pending;
 use super::{Core, Side, Then};
-use crate::error::{Error, ErrorKind};
 use crate::storage::{DiskError, Operation};
 use crate::units::{BLOCK_BYTES, DataBlock, Generation, PAGE_BYTES};
 
@@ -27,6 +26,11 @@ impl SlabState {
     /// Whether a slab is on its way.
     pub fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// Whether the host had no room for a single block the last time it was asked.
+    pub fn was_refused(&self) -> bool {
+        self.refused
     }
 
     /// Somebody needs a block: the host is asked again, also if it had no room the last time.
@@ -74,7 +78,7 @@ impl Core {
             return;
         }
         let ahead = self.options.slab_blocks / 4;
-        let short = self.space.ready() <= ahead || !self.waiting_for_block.is_empty();
+        let short = self.space.ready() <= ahead || self.stall.wants_block();
         if short && !self.slab.running && !self.slab.refused {
             self.start_slab();
         }
@@ -113,28 +117,21 @@ impl Core {
         self.slab.blocks = (blocks / 2).max(1);
         if blocks == 1 {
             self.slab.refused = true;
-            self.refuse_block_waiters(cause);
+            self.fail_block_waiters(cause);
         }
     }
 
-    /// The host gives no room for one more block: what waits for one fails, and later writes try again.
-    fn refuse_block_waiters(&mut self, cause: DiskError) {
-        if self.space.is_expecting() {
-            return;
+    /// A failure other than a full host is told to those who wait: waiting does not mend it.
+    fn fail_block_waiters(&mut self, cause: DiskError) {
+        if cause != DiskError::NoSpace {
+            let error = cause.into_error("allocation in the data file");
+            self.fail_waiting_for_blocks(&error);
         }
-        let error = match cause {
-            DiskError::NoSpace => Error::new(
-                ErrorKind::NoSpace,
-                "the file system that holds the data file has no room; free some there",
-            ),
-            other => other.into_error("allocation in the data file"),
-        };
-        let waiting = std::mem::take(&mut self.waiting_for_block);
-        waiting.into_iter().for_each(|task| self.fail_task(task, &error));
     }
 
     pub(super) fn slab_synced(&mut self, first: DataBlock, blocks: u64) {
         self.slab.running = false;
+        self.stall.ask_host_again();
         self.space.slab_ready(first, blocks);
     }
 
@@ -150,6 +147,7 @@ impl Core {
         self.commit.data_changed();
         self.slab.punching = false;
         self.slab.ask_again();
+        self.stall.ask_host_again();
         self.space.punched(first, blocks, result.is_ok());
     }
 

@@ -92,11 +92,6 @@ impl Space {
         self.counts.fresh + self.counts.recycled
     }
 
-    /// Whether a block may become ready without anybody freeing more.
-    pub fn has_prospects(&self) -> bool {
-        self.counts.holes > 0 || self.is_expecting()
-    }
-
     /// Whether freed blocks are on their way, so that something happens also if the host gives nothing.
     pub fn is_expecting(&self) -> bool {
         self.counts.punching + self.counts.write_ahead > 0

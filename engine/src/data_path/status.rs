@@ -2,6 +2,8 @@
 //!
 //! Owns the shapes of these answers.
 
+use super::space_events::SpaceState;
+use super::stall::StallStatus;
 use super::{CollapseStatus, Core, SpaceCounts};
 use crate::error::Error;
 use crate::format::{VolumeKind, VolumeRecord, VolumeState};
@@ -63,6 +65,12 @@ pub struct PoolStatus {
     pub metadata_free_pages: u64,
     /// Whether it takes what writes need.
     pub metadata_state: MetadataState,
+    /// How the pool is off for space.
+    pub space_state: SpaceState,
+    /// Writes that wait for room.
+    pub stall: StallStatus,
+    /// The number of the last event of the pool's space; 0 for none since it was opened.
+    pub space_event: u64,
     /// Memory that pages of mappings take, in bytes.
     pub cached_bytes: u64,
     /// Pages of the log, and how many of them are in use.
@@ -114,6 +122,9 @@ impl Core {
             metadata_pages: forest.page_counts.len(),
             metadata_free_pages: forest.pages.free_pages(),
             metadata_state: self.metadata_state(),
+            space_state: self.space_state(),
+            stall: self.stall_status(),
+            space_event: self.space_event_number(),
             cached_bytes: forest.cache.memory_bytes() as u64,
             log_pages: (self.commit.ring.pages(), self.commit.ring.used_pages()),
             composed: self.commit.composed.sequence,

@@ -18,6 +18,7 @@ impl Core {
             let submitted = self.next_ticket;
             self.wake();
             self.run_ready();
+            self.judge_stalled();
             self.run_collapse();
             self.stop_at_damage();
             self.prove_when_due();
@@ -28,10 +29,13 @@ impl Core {
             self.prove();
             // Behind the proof, which frees what may be given back: nothing else may come along to do it.
             self.run_reclaim();
-            if self.ready.is_empty() && !self.room.changed && self.next_ticket == submitted {
+            let is_over = self.ready.is_empty() && !self.room.changed && !self.stall.more;
+            if is_over && self.next_ticket == submitted {
                 break;
             }
         }
+        self.run_auto_extend();
+        self.note_space();
         self.bound_cache();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! For tools, recovery and tests, which do one thing at a time. Read next: `disk_file.rs`, `file_io.rs`.
 
-use super::{CacheMode, Completion, Disk, DiskFile, Operation, Ticket};
+use super::{CacheMode, Completion, Disk, DiskFile, HostRoom, Operation, Ticket};
 use crate::error::Result;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -45,6 +45,10 @@ impl FileDisk {
 impl Disk for FileDisk {
     fn size_bytes(&self) -> u64 {
         self.file.size_bytes()
+    }
+
+    fn host_room(&self) -> Option<HostRoom> {
+        self.file.host_room().ok()
     }
 
     fn submit(&mut self, ticket: Ticket, mut operation: Operation) {
