@@ -29,6 +29,7 @@ pub fn patience() -> Duration {
 pub struct Bench {
     pub pool: Pool,
     served: Served,
+    volume_size: String,
     // After the server, which has files in it.
     pub place: Place,
 }
@@ -42,17 +43,19 @@ impl Bench {
     /// A pool that never grows by itself.
     pub fn new(place: Place, size: &str, volume_size: &str, settings: &[&str]) -> Self {
         let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), place.path("pool"));
-        pool.ok(&["pool", "create", "--size", size]);
-        pool.ok(&[&["pool", "set", "auto-extend=off"], settings].concat());
+        pool.ok(&["pool", "create", "--size", size, "--no-auto-extend"]);
+        if !settings.is_empty() {
+            pool.ok(&[&["pool", "set"], settings].concat());
+        }
         let served = serve(&pool, volume_size);
-        Self { pool, served, place }
+        Self { pool, served, volume_size: volume_size.to_owned(), place }
     }
 
     /// Kills the server as a power switch would, and serves the pool again.
-    pub fn kill_and_serve(self, volume_size: &str) -> Self {
+    pub fn kill_and_serve(self) -> Self {
         self.served.kill();
-        let served = serve(&self.pool, volume_size);
-        Self { pool: self.pool, served, place: self.place }
+        let served = serve(&self.pool, &self.volume_size);
+        Self { served, ..self }
     }
 
     /// The process that serves.
@@ -72,11 +75,11 @@ impl Bench {
         Status(serde_json::from_str(&self.pool.ok(&["--json", "pool", "status"])).unwrap())
     }
 
-    /// Waits until so many writes wait for space.
+    /// Waits until so many writes wait for space that does not come by itself.
     pub fn wait_for_waiting(&self, writes: u64) -> Status {
         wait_within(patience(), "a write that waits for space", || {
             let status = self.status();
-            (status.number("waiting_writes") >= writes).then_some(status)
+            (status.is_stalled() && status.number("waiting_writes") >= writes).then_some(status)
         })
     }
 
@@ -120,9 +123,11 @@ impl Status {
         self.0[key].as_u64().unwrap_or_else(|| panic!("no number `{key}` in {}", self.0))
     }
 
-    /// Whether there is room: `ok`, `low`, `out-of-space`, `read-only`.
-    pub fn space(&self) -> &str {
-        self.0["space_state"].as_str().unwrap_or_else(|| panic!("no `space_state` in {}", self.0))
+    /// Whether there is no room, and somebody waits. A write waits for a moment, too, while blocks are made ready.
+    pub fn is_stalled(&self) -> bool {
+        let state = self.0["space_state"].as_str();
+        let state = state.unwrap_or_else(|| panic!("no `space_state` in {}", self.0));
+        state == "out-of-space" && self.number("waiting_writes") > 0
     }
 }
 

@@ -38,7 +38,7 @@ pub fn fill(bench: &Bench, client: &mut NbdClient, mut offset: u64) -> Waiting {
                 Err(cause) if cause.kind() == ErrorKind::WouldBlock => {}
                 Err(cause) => panic!("{cause}"),
             }
-            if bench.status().number("waiting_writes") > 0 {
+            if bench.status().is_stalled() {
                 break true;
             }
             assert!(Instant::now() < deadline, "a write is neither answered nor waiting");

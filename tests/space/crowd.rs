@@ -73,7 +73,7 @@ fn a_kill_while_writes_wait_loses_nothing_acknowledged() {
     let mut filler = bench.client("disk");
     let first = fill(&bench, &mut filler, 0);
     let waiting = queue(&bench, 1);
-    let bench = bench.kill_and_serve("256M");
+    let bench = bench.kill_and_serve();
     drop((filler, waiting));
     let mut client = bench.client("disk");
     must_be_filled(&mut client, first.offset);
@@ -85,7 +85,7 @@ fn a_kill_while_writes_wait_loses_nothing_acknowledged() {
     // As full as before, and no fuller.
     let again = fill(&bench, &mut client, first.offset);
     assert_eq!(again.offset, first.offset);
-    let bench = bench.kill_and_serve("512M");
+    let bench = bench.kill_and_serve();
     bench.pool.ok(&["pool", "extend", "256M"]);
     let mut client = bench.client("disk");
     must_be_filled(&mut client, first.offset);

@@ -10,7 +10,7 @@ const ENOSPC: u32 = 28;
 
 /// Somebody waits, and the status says so in all its words.
 fn must_tell_of_a_stall(bench: &Bench, status: &Status) {
-    assert_eq!(status.space(), "out-of-space", "{status:?}");
+    assert!(status.is_stalled(), "{status:?}");
     let people = bench.pool.ok(&["pool", "status"]);
     assert!(people.contains("out-of-space") && people.contains("waiting"), "{people}");
 }
@@ -67,7 +67,7 @@ fn a_time_out_tells_the_client_and_the_pool_goes_on() {
     must_tell_enospc(fio);
     // The first may have waited for a while already when it was seen.
     assert!(begin.elapsed() + Duration::from_secs(1) >= stall_time(), "only {:?}", begin.elapsed());
-    must_go_on(&bench, stall_time());
+    must_go_on(&bench);
     bench.finish();
 }
 
@@ -75,7 +75,7 @@ fn a_time_out_tells_the_client_and_the_pool_goes_on() {
 fn errors_come_at_once_where_they_are_wanted() {
     let bench = Bench::small(&["no-space=error"]);
     must_tell_enospc(bench.fio(1, 200, &[]));
-    must_go_on(&bench, Duration::ZERO);
+    must_go_on(&bench);
     bench.finish();
 }
 
@@ -87,13 +87,14 @@ fn must_tell_enospc(fio: thread::JoinHandle<vellum_tests::program::Ran>) {
 }
 
 /// A full pool serves all that needs no new block; and everything, once it has room.
-fn must_go_on(bench: &Bench, timeout: Duration) {
+fn must_go_on(bench: &Bench) {
     bench.wait_for_nobody();
     let mut client = bench.client("disk");
     let new_block = 240 * MIB;
+    // Nobody waits again before there was room.
     let begin = Instant::now();
     assert_eq!(client.write(new_block, &[1; 65536]).unwrap(), ENOSPC);
-    assert!(begin.elapsed() + Duration::from_secs(1) >= timeout, "only {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     let owned = (0..200 * MIB).step_by(65536).find(|offset| is_written(&mut client, *offset));
     let owned = owned.expect("fio has written something");
     assert_eq!(client.write(owned, &[2; 4096]).unwrap(), 0, "what is there can be overwritten");
