@@ -42,7 +42,9 @@ fn must_stall_until(bench: Bench, make_room: impl FnOnce(&Bench)) {
     // The host is asked again and again meanwhile; that is no news.
     let event = bench.status().number("space_event");
     thread::sleep(stall_time());
-    assert!(!fio.is_finished(), "{:?}", fio.join());
+    if fio.is_finished() {
+        panic!("{:?}: {:?}", bench.status(), fio.join());
+    }
     must_serve_others(&bench);
     let status = bench.status();
     assert!(status.is_stalled() && status.number("space_event") <= event + 1, "{event}, {status:?}");
