@@ -90,12 +90,19 @@ stall_and_extend() {
     vellum pool extend 256M >/dev/null
     must_have_all
     no_errors_since "$lines" || die "the kernel saw errors"
+    unmount_volume
+    stop TERM
+    vellum pool check >/dev/null
     say "stalled, extended: nothing failed"
 }
 
-# fstrim_gives_back: what the file system lost, the host has.
+# fstrim_gives_back: what the file system of the first pool loses, the host has.
 fstrim_gives_back() {
     local full
+    pool=/mnt/pool/stall
+    serve
+    attach /dev/nbd0 "$socket" disk 4
+    mount /dev/nbd0 /mnt/volume
     full=$(host_kib)
     rm /mnt/volume/much
     sync -f /mnt/volume
@@ -176,7 +183,7 @@ quota_stalls() {
 
 place_pool
 stall_and_extend
-fstrim_gives_back
 time_out_and_repair
 quota_stalls
+fstrim_gives_back
 say "all worked"

@@ -31,7 +31,7 @@ pub struct Bench {
     served: Served,
     volume_size: String,
     // After the server, which has files in it.
-    pub place: Place,
+    _place: Place,
 }
 
 impl Bench {
@@ -48,7 +48,7 @@ impl Bench {
             pool.ok(&[&["pool", "set"], settings].concat());
         }
         let served = serve(&pool, volume_size);
-        Self { pool, served, volume_size: volume_size.to_owned(), place }
+        Self { pool, served, volume_size: volume_size.to_owned(), _place: place }
     }
 
     /// Kills the server as a power switch would, and serves the pool again.

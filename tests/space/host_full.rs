@@ -3,13 +3,14 @@
 //! File systems and quotas need root; others leave them out.
 
 use crate::bench::{Bench, must_be_well, stall_time};
+use crate::connection::{BLOCK, content, must_be_filled};
 use rustix::fs::statvfs;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use vellum_tests::place::Place;
-use vellum_tests::program::{run, wait_for};
+use vellum_tests::program::run;
 
 const MIB: u64 = 1 << 20;
 /// What the host has for the pool, of the 200 MiB that are written.
@@ -131,26 +132,36 @@ fn a_file_size_limit_stalls() {
     bench.finish();
 }
 
-/// btrfs keeps its own quotas, so that this needs no kernel with others; XFS's are in `tests/lab/space.sh`.
+/// btrfs keeps its own quotas, so that this needs no kernel with others; XFS's are in `tests/lab/space.sh`. It charges
+/// overwrites too, the log's among them: the pool may have to stop taking writes, and says why. Nothing that was
+/// acknowledged is lost, and with another quota it works again.
 #[test]
-fn a_quota_stalls() {
+fn a_quota_of_btrfs_loses_nothing() {
     let place = Place::new("btrfs");
     if !place.is_mounted() {
         return;
     }
-    let root = place.path("");
-    let within = |path: &Path| path.to_string_lossy().into_owned();
-    let volume = within(&place.path("limited"));
-    tool("btrfs", "btrfs-progs", &["quota", "enable", &within(&root)]);
-    tool("btrfs", "btrfs-progs", &["subvolume", "create", &volume]);
-    let limit = |size: &str| tool("btrfs", "btrfs-progs", &["qgroup", "limit", size, &volume]);
-    // The pool's place is a link, because it stands in the file system's root.
+    let volume = place.path("limited").to_string_lossy().into_owned();
+    let btrfs = |arguments: &[&str]| tool("btrfs", "btrfs-progs", arguments);
+    btrfs(&["quota", "enable", &place.path("").to_string_lossy()]);
+    btrfs(&["subvolume", "create", &volume]);
     fs::create_dir(place.path("limited/pool")).unwrap();
     std::os::unix::fs::symlink("limited/pool", place.path("pool")).unwrap();
-    wait_for("the quota", || {
-        let ran = run(Command::new("btrfs").args(["qgroup", "limit", "120M", &volume])).expect("btrfs-progs");
-        (ran.code == Some(0)).then_some(())
-    });
-    let bench = Bench::new(place, "2G", "1G", &["no-space=stall", "no-space-timeout=0"]);
-    must_stall_until(bench, |_| limit("none"));
+    btrfs(&["qgroup", "limit", "120M", &volume]);
+    let bench = Bench::new(place, "2G", "1G", &["no-space=error"]);
+    let mut client = bench.client("disk");
+    let is_written = |offset: &u64| client.write(*offset, &content(*offset, BLOCK)).unwrap() == 0;
+    let written = (0..200 * MIB).step_by(BLOCK as usize).take_while(is_written).count() as u64 * BLOCK;
+    assert!(written > 64 * MIB && written < ROOM_BYTES, "{written} bytes fit under a quota of 120 MiB");
+    must_be_filled(&mut client, written);
+    btrfs(&["qgroup", "limit", "none", &volume]);
+    drop(client);
+    let bench = bench.kill_and_serve();
+    let mut client = bench.client("disk");
+    must_be_filled(&mut client, written);
+    assert_eq!(client.write(written, &content(written, BLOCK)).unwrap(), 0);
+    must_be_filled(&mut client, written + BLOCK);
+    drop(client);
+    must_be_well(bench.fio(1, 200, &[]));
+    bench.finish();
 }
