@@ -301,7 +301,9 @@ impl Core {
     pub(super) fn shortage(&self) -> Option<Shortage> {
         [Shortage::Host, Shortage::Blocks, Shortage::Metadata].into_iter().find(|shortage| {
             let is_stuck = self.stall.stuck_since_ms[*shortage as usize].is_some();
-            is_stuck && (*shortage != Shortage::Blocks || self.no_block_comes())
+            // While somebody waits, asking the host again is no news; a block that was given out is.
+            let is_missing = *shortage != Shortage::Blocks || self.stall.wants_block();
+            is_stuck && (is_missing || self.no_block_comes())
         })
     }
 
