@@ -3,19 +3,22 @@
 //! Owns the public names. A field may be added; none changes its meaning or goes away. Sizes are in bytes, times in
 //! seconds since 1970 UTC; both are integers that may need 64 bits.
 
+mod properties;
+mod space;
+mod usage;
+
+pub use properties::{NoSpaceView, PropertiesView, SettingsView};
+pub use space::{MetadataState, Shortage, SpaceState};
+pub use usage::{AskUsageView, UsageView, VolumeUsageView};
+
 use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vellum_engine::data_path::{
-    MetadataState as EngineMetadataState, PoolStatus, Shortage as EngineShortage,
-    SpaceState as EngineSpaceState, VolumeInfo,
-};
-use vellum_engine::format::{Properties, VolumeKind as EngineKind, uuid_text};
-use vellum_engine::request::{
-    Difference, DifferenceRange, NoSpacePolicy, Partial, PropertiesChange, Usage, Uuid,
-};
+use vellum_engine::data_path::{PoolStatus, VolumeInfo};
+use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
+use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
 use vellum_engine::transfer::ResumeToken;
-use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES};
+use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
 
 /// The state of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,88 +166,6 @@ impl PoolView {
     }
 }
 
-/// How a pool is off for space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SpaceState {
-    /// There is enough.
-    #[default]
-    Ok,
-    /// Less is free than the low-water mark, or the metadata file is nearly full and cannot grow.
-    Low,
-    /// Writes that need a new block wait or fail.
-    OutOfSpace,
-    /// The pool takes no writes at all.
-    ReadOnly,
-}
-
-impl From<EngineSpaceState> for SpaceState {
-    fn from(state: EngineSpaceState) -> Self {
-        match state {
-            EngineSpaceState::Ok => Self::Ok,
-            EngineSpaceState::Low => Self::Low,
-            EngineSpaceState::OutOfSpace => Self::OutOfSpace,
-        }
-    }
-}
-
-impl SpaceState {
-    /// Its word, as in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Low => "low",
-            Self::OutOfSpace => "out-of-space",
-            Self::ReadOnly => "read-only",
-        }
-    }
-}
-
-/// What writes lack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Shortage {
-    /// Data blocks of the pool, or room on the host for new ones.
-    Blocks,
-    /// Room on the host for a write into what the pool has.
-    Host,
-    /// Pages of the metadata file.
-    Metadata,
-}
-
-impl From<EngineShortage> for Shortage {
-    fn from(shortage: EngineShortage) -> Self {
-        match shortage {
-            EngineShortage::Blocks => Self::Blocks,
-            EngineShortage::Host => Self::Host,
-            EngineShortage::Metadata => Self::Metadata,
-        }
-    }
-}
-
-/// Whether a metadata file takes what writes need.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MetadataState {
-    /// It has room, or grows when it has not.
-    #[default]
-    Ok,
-    /// It cannot grow any more, and few of its pages are free.
-    NearFull,
-    /// It cannot grow any more: writes to new blocks fail.
-    Full,
-}
-
-impl From<EngineMetadataState> for MetadataState {
-    fn from(state: EngineMetadataState) -> Self {
-        match state {
-            EngineMetadataState::Ok => Self::Ok,
-            EngineMetadataState::NearFull => Self::NearFull,
-            EngineMetadataState::Full => Self::Full,
-        }
-    }
-}
-
 /// Whether something can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -287,158 +208,6 @@ pub struct VolumeView {
     /// What is set on a volume; of a snapshot what clones of it begin with.
     #[serde(default)]
     pub properties: PropertiesView,
-}
-
-/// What is set on a volume. A limit that is `null` is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PropertiesView {
-    /// Space of the pool that is kept for it; 0 for none.
-    pub reservation_bytes: u64,
-    /// Reads, writes, zeroings and discards a second.
-    pub limit_iops: Option<u64>,
-    /// Bytes read and written a second.
-    pub limit_bytes_per_s: Option<u64>,
-    /// Requests that are carried out at the same time.
-    pub limit_in_flight: Option<u32>,
-    /// What happens to a write that finds no space.
-    pub no_space: NoSpaceView,
-    /// Whatever the user wants to remember.
-    pub labels: BTreeMap<String, String>,
-}
-
-impl From<&Properties> for PropertiesView {
-    fn from(properties: &Properties) -> Self {
-        Self {
-            reservation_bytes: properties.reservation_bytes,
-            limit_iops: Some(properties.limit_iops).filter(|limit| *limit > 0),
-            limit_bytes_per_s: Some(properties.limit_bytes_per_s).filter(|limit| *limit > 0),
-            limit_in_flight: Some(properties.limit_in_flight).filter(|limit| *limit > 0),
-            no_space: match properties.no_space() {
-                NoSpacePolicy::AsPool => NoSpaceView::Pool,
-                NoSpacePolicy::Stall => NoSpaceView::Stall,
-                NoSpacePolicy::Error => NoSpaceView::Error,
-            },
-            labels: properties.labels.iter().cloned().collect(),
-        }
-    }
-}
-
-/// What happens to a write that finds no space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NoSpaceView {
-    /// What is set for the pool.
-    #[default]
-    Pool,
-    /// It waits.
-    Stall,
-    /// It fails.
-    Error,
-}
-
-/// What is to be set on a volume. What is absent stays as it is; 0 is no limit and no reservation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SettingsView {
-    /// Space of the pool that is kept for it, at most its size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reservation_bytes: Option<u64>,
-    /// Reads, writes, zeroings and discards a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_iops: Option<u64>,
-    /// Bytes read and written a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_bytes_per_s: Option<u64>,
-    /// Requests that are carried out at the same time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_in_flight: Option<u32>,
-    /// What happens to a write that finds no space.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub no_space: Option<NoSpaceView>,
-    /// Labels by name; `null` takes one away.
-    pub labels: BTreeMap<String, Option<String>>,
-}
-
-impl SettingsView {
-    /// As the engine takes it.
-    pub fn change(&self) -> PropertiesChange {
-        PropertiesChange {
-            reservation_bytes: self.reservation_bytes,
-            limit_iops: self.limit_iops,
-            limit_bytes_per_s: self.limit_bytes_per_s,
-            limit_in_flight: self.limit_in_flight,
-            no_space: self.no_space.map(|policy| match policy {
-                NoSpaceView::Pool => NoSpacePolicy::AsPool,
-                NoSpaceView::Stall => NoSpacePolicy::Stall,
-                NoSpaceView::Error => NoSpacePolicy::Error,
-            }),
-            labels: self.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        }
-    }
-}
-
-/// What a volume or snapshot has alone and shares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeUsageView {
-    /// Blocks that nothing else has.
-    pub exclusive_bytes: u64,
-    /// Blocks that others have too.
-    pub shared_bytes: u64,
-    /// What deleting it frees; of a volume, deleting it with all its snapshots.
-    pub freed_if_deleted_bytes: u64,
-}
-
-/// Asks what volumes and snapshots have alone, all together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AskUsageView {
-    /// Their names, or patterns. One without `@` is for volumes, one with `@` for snapshots.
-    pub names: Vec<String>,
-    /// The snapshots of the volumes belong to it too.
-    #[serde(default)]
-    pub snapshots: bool,
-    /// Count what is mapped in sectors too, for which all metadata of the set is read.
-    #[serde(default)]
-    pub sectors: bool,
-}
-
-/// What volumes and snapshots have alone, all together. All figures are of one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsageView {
-    /// Their names.
-    pub names: Vec<String>,
-    /// What they map, in blocks of 64 KiB, added up.
-    pub mapped_bytes: u64,
-    /// What they map, in sectors of 4 KiB, added up; absent if that was not asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mapped_sectors_bytes: Option<u64>,
-    /// What deleting all of them frees: blocks that nothing else has.
-    pub freed_if_deleted_bytes: u64,
-    /// Blocks that something else has too. Exact for one volume or snapshot; of several that share, what they reach by
-    /// different pages of metadata may count for each.
-    pub shared_bytes: u64,
-    /// What deleting all of them frees of the metadata file.
-    pub freed_metadata_bytes: u64,
-    /// The checkpoint of the pool that was under construction at that moment.
-    pub generation: u64,
-    /// The last record of the log until then.
-    pub sequence: u64,
-}
-
-impl UsageView {
-    /// The view of what the engine says of `names`.
-    pub fn new(names: Vec<String>, usage: &Usage) -> Self {
-        Self {
-            names,
-            mapped_bytes: usage.mapped_blocks * BLOCK_BYTES,
-            mapped_sectors_bytes: usage.mapped_sectors.map(|sectors| sectors * SECTOR_BYTES),
-            freed_if_deleted_bytes: usage.exclusive_blocks * BLOCK_BYTES,
-            shared_bytes: usage.shared_blocks * BLOCK_BYTES,
-            freed_metadata_bytes: usage.metadata_pages * PAGE_BYTES as u64,
-            generation: usage.generation.0,
-            sequence: usage.sequence.0,
-        }
-    }
 }
 
 impl VolumeView {
