@@ -36,7 +36,11 @@ impl Core {
             let is_still = !self.room.changed && !self.limits.changed && !self.stall.more;
             let is_over = self.ready.is_empty() && is_still;
             if is_over && self.next_ticket == submitted {
-                break;
+                // A proof may have freed the last that was expected.
+                self.judge_stalled();
+                if self.ready.is_empty() && self.next_ticket == submitted {
+                    break;
+                }
             }
         }
         self.run_auto_extend();
@@ -112,7 +116,7 @@ impl Core {
         if old || much {
             self.commit.want_proof(newest);
         }
-        let short = self.space.ready() == 0;
+        let short = self.space.ready() == 0 || self.stall.wants_block();
         if let Some(number) = self.space.newest_freed().filter(|_| short) {
             self.commit.want_proof(number);
         }
