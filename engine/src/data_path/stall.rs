@@ -183,8 +183,11 @@ impl Core {
             return;
         }
         if self.closing {
+            // What is only late still comes; what is known not to come is not waited for.
+            let lacks_blocks = self.no_block_comes();
             let error = Error::new(ErrorKind::NoSpace, "the pool is being closed, and has no room for this");
-            return self.fail_stalled(|_| true, &error);
+            let is_late = |waiter: &Waiter| waiter.shortage == Shortage::Blocks && !lacks_blocks;
+            return self.fail_stalled(|waiter| !is_late(waiter), &error);
         }
         for shortage in [Shortage::Blocks, Shortage::Host, Shortage::Metadata] {
             let is_waited_for = self.stall.waiters.values().any(|waiter| waiter.shortage == shortage);
