@@ -129,7 +129,10 @@ impl<E: Engine> Manage for Opened<E> {
     fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {
         let mut settings = self.engine.settings();
         for (key, value) in &change.settings {
-            settings.set(key, value)?;
+            let wrong = |error: EngineError| {
+                Error::from(error).hint("`vellum pool set --help` tells what can be set, and to what")
+            };
+            settings.set(key, value).map_err(wrong)?;
         }
         let now = self.engine.status().data_blocks * BLOCK_BYTES;
         if (1..now).contains(&settings.auto_extend_bytes) && change.settings.contains_key("auto-extend") {

@@ -99,7 +99,7 @@ fn metadata(view: &PoolView) -> String {
     match view.metadata_state {
         MetadataState::Ok => room,
         MetadataState::NearFull => format!("{room}; NEARLY FULL, and its file or device cannot grow"),
-        MetadataState::Full => format!("{room}; FULL: writes fail until its file or device can grow"),
+        MetadataState::Full => format!("{room}; FULL: writes wait or fail until its file or device can grow"),
     }
 }
 

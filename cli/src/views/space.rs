@@ -75,7 +75,7 @@ pub enum MetadataState {
     Ok,
     /// It cannot grow any more, and few of its pages are free.
     NearFull,
-    /// It cannot grow any more: writes to new blocks fail.
+    /// It cannot grow any more: writes to new blocks wait or fail.
     Full,
 }
 

@@ -48,7 +48,7 @@ pub enum MetadataState {
     Ok,
     /// It cannot grow any more, and few of its pages are free.
     NearFull,
-    /// It cannot grow any more: writes to new blocks fail. Reads, overwrites, discards and deletions go on.
+    /// It cannot grow any more: writes to new blocks wait or fail. Reads, overwrites, discards and deletions go on.
     Full,
 }
 
