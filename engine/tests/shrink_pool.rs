@@ -6,7 +6,7 @@ mod common;
 use common::{Busy, disks, empty_pool, new_volume, open_options};
 use vellum_engine::error::ErrorKind;
 use vellum_engine::format::{ROOT_SLOT_PAGES, RootSlot};
-use vellum_engine::request::{Base, DifferenceRange, Extent, Outcome, Request};
+use vellum_engine::request::{Base, DifferenceRange, Extent, Outcome, PropertiesChange, Request};
 use vellum_engine::shrink_pool::{FREE_BLOCKS_AT_LEAST, Progress, ShrinkOptions, ShrinkReport};
 use vellum_engine::storage::{Blocking, Disk, MemoryDisk};
 use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES, VolumeId};
@@ -282,6 +282,26 @@ fn what_does_not_fit_is_refused_with_figures() {
     assert_eq!(refused(1025), (ErrorKind::Invalid, grow.to_owned()));
     assert_eq!(shrink(1024).unwrap().moved_blocks, 0);
     assert_eq!(shrink(120).unwrap().to_blocks, 120);
+}
+
+#[test]
+fn what_is_promised_to_volumes_must_fit_too() {
+    let mut pool = empty_pool(1024, 4);
+    let disk = pool.create_volume(new_volume("disk"), 1 << 30).unwrap();
+    (0..100).for_each(|at| pool.write(disk, at * BLOCK_BYTES, vec![1; BLOCK_BYTES as usize]).unwrap());
+    let change =
+        PropertiesChange { reservation_bytes: Some(400 * BLOCK_BYTES), ..PropertiesChange::default() };
+    pool.request(Request::SetProperties { volume: disk, change: Box::new(change) }).unwrap();
+    let (data, metadata) = pool.close().unwrap();
+    let shrink = |to_blocks| {
+        let (mut data, mut metadata) = (data.clone(), metadata.clone());
+        vellum_engine::shrink_pool(&mut data, &mut metadata, &options(to_blocks, 64), &mut |_| ())
+    };
+    // 104 blocks are in use, and 300 of the 400 are still to come.
+    let error = shrink(403).unwrap_err();
+    let told = "the pool uses 6656 KiB, its log included, and keeps 19200 KiB for reservations; the least size is 25856K";
+    assert_eq!((error.kind(), error.message()), (ErrorKind::NoSpace, told));
+    assert_eq!(shrink(404).unwrap().to_blocks, 404);
 }
 
 /// As after an interruption just before the end.

@@ -55,6 +55,8 @@ pub struct Worker {
     touched: Vec<usize>,
     /// What the engine asked: what the host has room for.
     host_room: Option<Option<HostRoom>>,
+    /// Writes wait for room, and perhaps for ever: who has left is looked for.
+    somebody_is_stuck: bool,
     /// The engine waits for time to pass.
     ticking: bool,
     /// The engine has more to do at once, if nobody else is waiting.
@@ -92,6 +94,7 @@ impl Worker {
             touched: Vec::new(),
             gone: FxHashSet::default(),
             host_room: None,
+            somebody_is_stuck: false,
             // Whatever the opening left to prove.
             ticking: true,
             hurrying: false,
@@ -244,7 +247,7 @@ impl Worker {
 
     /// Input into requests, requests into decisions, decisions into replies, until nothing more comes of it.
     fn settle(&mut self) {
-        if self.ticking {
+        if self.somebody_is_stuck {
             self.find_gone();
         }
         let mut tick = self.is_due() || self.ticking || !self.abandoned.is_empty();
@@ -421,6 +424,7 @@ impl Worker {
         decided.replies.extend(answered);
         decided.replies.iter().for_each(|(id, _)| engine.changes.answered(*id));
         self.ticking = engine.core.wants_time();
+        self.somebody_is_stuck = engine.core.somebody_is_stuck();
         self.hurrying = engine.core.wants_turn();
         self.due_ms = engine.core.wants_turn_at_ms();
         self.shared.timekeeper.store(self.index, Ordering::Release);

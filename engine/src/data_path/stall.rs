@@ -287,6 +287,11 @@ impl Core {
         self.fail_stalled(|waiter| waiter.shortage == Shortage::Blocks, error);
     }
 
+    /// Whether somebody waits for room that does not come by itself.
+    pub fn somebody_is_stuck(&self) -> bool {
+        !self.stall.is_empty() && self.shortage().is_some()
+    }
+
     /// Lets nobody wait any more for whom `is_gone` says that nobody asks: a client that left.
     pub fn cancel_waiting(&mut self, is_gone: impl Fn(RequestId) -> bool) {
         let of = |key: Key| self.requests.get(&key).map(|request| request.id);

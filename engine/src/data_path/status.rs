@@ -69,6 +69,8 @@ pub struct PoolStatus {
     pub metadata_state: MetadataState,
     /// Data blocks that reservations keep from all others: what volumes may still get of what was promised to them.
     pub reserved_blocks: u64,
+    /// What volumes with reservations have is being counted; until then `reserved_blocks` may be too high.
+    pub counts_reserved: bool,
     /// How the pool is off for space.
     pub space_state: SpaceState,
     /// Writes that wait for room.
@@ -134,6 +136,7 @@ impl Core {
             metadata_free_pages: forest.pages.free_pages(),
             metadata_state: self.metadata_state(),
             reserved_blocks: self.reservations.outstanding_blocks(),
+            counts_reserved: self.reservations.is_walking(),
             space_state: self.space_state(),
             stall: self.stall_status(),
             space_event: self.space_event_number(),

@@ -69,7 +69,7 @@ pub struct ShrinkReport {
 /// Makes the pool on two disks smaller. Nobody may have it open. To a size that it has already only the data file is
 /// truncated, as after an interruption just before the end.
 ///
-/// Fails with `Invalid` for a larger size, `NoSpace` with figures if what is in use does not fit, or if the metadata file
+/// Fails with `Invalid` for a larger size, `NoSpace` with figures if what is in use or promised to volumes does not fit, or if the metadata file
 /// cannot take what moving needs. After any error, and after an interruption, the pool is whole; it has its old size.
 pub fn shrink_pool(
     data: &mut dyn Disk,
@@ -77,36 +77,40 @@ pub fn shrink_pool(
     options: &ShrinkOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ShrinkReport> {
-    settle(data, metadata, &options.open)?;
+    let reserved_blocks = settle(data, metadata, &options.open)?;
     let mut files = Files::new(data, metadata);
     let found = recover(&mut files)?;
-    Shrink::of(files, found, options, progress)?.run()
+    Shrink::of(files, found, options, progress)?.run(reserved_blocks)
 }
 
-/// Brings what a crash left to its end, deletions too, and closes the pool.
-fn settle<'a>(data: &'a mut dyn Disk, metadata: &'a mut dyn Disk, options: &OpenOptions) -> Result<()> {
+/// Brings what a crash left to its end, deletions too, and closes the pool. Gives the blocks that are promised to volumes and
+/// that they do not have yet.
+fn settle<'a>(data: &'a mut dyn Disk, metadata: &'a mut dyn Disk, options: &OpenOptions) -> Result<u64> {
     const IDLE_MS: u64 = 1000;
+    // A count that never ends only keeps more free than is promised.
+    const ROUNDS_MAX: u32 = 100_000;
     // Joining layers may free something, but takes as long as it takes.
     let options = OpenOptions { collapse_bytes_per_s: 0, ..options.clone() };
     let mut pool = Pool::open(data, metadata, &options)?;
-    loop {
+    for _ in 0..ROUNDS_MAX {
         let before = pool.status();
         if let Some(failure) = before.failure {
             return Err(failure);
         }
-        if before.deleting == 0 {
+        if before.deleting == 0 && !before.counts_reserved {
             break;
         }
         pool.idle(IDLE_MS);
         let after = pool.status();
-        if (after.deleting, after.used_blocks, after.composed)
-            == (before.deleting, before.used_blocks, before.composed)
-        {
+        let stands_still = (after.deleting, after.used_blocks, after.composed)
+            == (before.deleting, before.used_blocks, before.composed);
+        if stands_still && !after.counts_reserved {
             // What is not deleted yet moves as everything does.
             break;
         }
     }
-    pool.close().map(drop)
+    let reserved_blocks = pool.status().reserved_blocks;
+    pool.close().map(|_| reserved_blocks)
 }
 
 /// A pool while it becomes smaller.
@@ -150,10 +154,10 @@ impl<'f, 'p> Shrink<'f, 'p> {
         })
     }
 
-    fn run(mut self) -> Result<ShrinkReport> {
+    fn run(mut self, reserved_blocks: u64) -> Result<ShrinkReport> {
         let counts = &self.state.forest.data_counts;
         let (from_blocks, used_blocks) = (counts.len(), counts.in_use());
-        fit::require(from_blocks, used_blocks, self.to_blocks)?;
+        fit::require(from_blocks, used_blocks, reserved_blocks, self.to_blocks)?;
         self.progress.blocks_total = counts.in_use_from(self.to_blocks);
         (self.report_progress)(self.progress);
         self.move_log()?;
