@@ -84,11 +84,15 @@ pub enum Canary {
     SizeAheadOfTail,
     /// H8: a rollback does not wait for writes that were decided on what it takes away.
     RollbackBesideWrites,
+    /// L6: a pool that is made smaller names copies of blocks that are not synced.
+    MovedUnsynced,
+    /// L6: the data file is truncated while the older root slot still names blocks behind its end.
+    TruncatedAheadOfSlots,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -128,6 +132,8 @@ impl Canary {
         Self::LogReleasedEarly,
         Self::SizeAheadOfTail,
         Self::RollbackBesideWrites,
+        Self::MovedUnsynced,
+        Self::TruncatedAheadOfSlots,
     ];
 }
 

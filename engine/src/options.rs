@@ -38,7 +38,7 @@ pub struct OpenOptions {
     /// Free blocks that stay on the host for the next writes; what is freed beyond that is punched.
     pub recycle_blocks: u64,
     /// Free blocks that stay on the host while nobody writes, so that the next write does not wait for one.
-    pub reserve_blocks: u64,
+    pub spare_blocks: u64,
     /// After so much time without a new block what is kept beyond the reserve goes back to the host, in milliseconds.
     pub reclaim_after_ms: u64,
     /// Rest between two punches while somebody uses the pool, in milliseconds.
@@ -58,6 +58,12 @@ pub struct OpenOptions {
     pub cache_bytes: usize,
     /// Pages by which the metadata file grows.
     pub metadata_step_pages: u64,
+    /// Requests of volumes with limits wait for their turn; whoever opens the pool has to call
+    /// [`crate::data_path::Core::turn`] at the time that [`crate::data_path::Core::wants_turn_at_ms`] names.
+    pub enforce_limits: bool,
+    /// Whether anybody can make room while a write waits for it: others ask too, or the pool grows by itself. If not,
+    /// writes that find no room fail at once.
+    pub can_wait: bool,
     /// Marks this opening, so that records of two copies of a pool are never taken for one log. Must be random.
     pub nonce: u32,
     /// Who opens the pool; stands in the root slot while it is open.
@@ -72,7 +78,7 @@ impl Default for OpenOptions {
             log_writes_in_flight: 2,
             slab_blocks: 1024,
             recycle_blocks: 1024,
-            reserve_blocks: 8,
+            spare_blocks: 8,
             reclaim_after_ms: 1000,
             punch_rest_ms: 20,
             written_ahead_blocks: 128,
@@ -82,6 +88,8 @@ impl Default for OpenOptions {
             checkpoint_pages: 4096,
             cache_bytes: 64 << 20,
             metadata_step_pages: 256,
+            enforce_limits: false,
+            can_wait: false,
             nonce: 0,
             owner: Owner::default(),
         }

@@ -44,6 +44,7 @@ impl<D: Disk> Pool<D> {
         self.core.submit(id, request);
         loop {
             self.core.turn(self.now_ms);
+            self.tell_host_room();
             self.start_operations();
             while let Some((answered, reply)) = self.core.next_reply() {
                 if answered == id {
@@ -69,6 +70,13 @@ impl<D: Disk> Pool<D> {
             if !self.complete_one() {
                 break;
             }
+        }
+    }
+
+    fn tell_host_room(&mut self) {
+        if self.core.wants_host_room() {
+            self.core.host_has_room(self.data.host_room());
+            self.core.turn(self.now_ms);
         }
     }
 

@@ -119,7 +119,7 @@ fn an_idle_pool_keeps_a_few_blocks_and_then_rests() {
     rest(&mut pool);
     let space = pool.status().space;
     assert!(space.recycled + space.fresh <= 12, "{space:?}");
-    assert_eq!((space.waiting, space.punching), (0, 0));
+    assert_eq!((space.waiting, space.queued, space.punching), (0, 0, 0));
     let before = pool.data_disk().counters();
     rest(&mut pool);
     assert_eq!(pool.data_disk().counters(), before, "what is done is not done again");
@@ -236,7 +236,7 @@ fn a_host_that_cannot_take_space_back_is_asked_once() {
     assert_eq!(pool.data_disk().1, 1);
     assert_eq!(trim(&mut pool).unwrap_err().kind(), ErrorKind::Unsupported);
     let space = pool.status().space;
-    let total = space.recycled + space.fresh + space.holes + space.waiting + space.punching;
+    let total = space.recycled + space.fresh + space.holes + space.waiting + space.queued + space.punching;
     assert_eq!(total * BLOCK_BYTES, free_bytes(&pool), "{space:?}");
     fill(&mut pool, volume, 600);
     assert_eq!(pool.data_disk().1, 1);

@@ -8,6 +8,7 @@ use crate::limits::Limits;
 use crate::output::Output;
 use crate::protocol::{self, CloseReason, Command, Errno, Exports, Handshake, RequestHeader, Session, Step};
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,8 +115,12 @@ pub struct Connection {
     pub ending: bool,
     /// What has arrived is not looked at any more either.
     deaf: bool,
+    /// The client sends no more: it does not wait for room either.
+    pub gone: bool,
     /// Nothing can be sent any more.
     pub broken: bool,
+    /// What waits of its requests has been taken back.
+    pub given_up: bool,
     /// When the handshake has to be over.
     pub deadline: Option<Instant>,
 }
@@ -140,7 +145,9 @@ impl Connection {
             request_bytes: 0,
             ending: false,
             deaf: false,
+            gone: false,
             broken: false,
+            given_up: false,
             deadline: Some(deadline),
         }
     }
@@ -295,6 +302,18 @@ impl Connection {
             _ => {}
         }
         self.ending |= bytes.is_none();
+        self.gone |= bytes.is_none();
+    }
+
+    /// Looks whether the client is still there while nothing is received from it.
+    pub fn look_for_hangup(&mut self) {
+        if self.receiving || self.gone {
+            return;
+        }
+        let mut socket = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let polled = poll(&mut socket, Some(&Timespec::default()));
+        let hangup = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        self.gone = polled.is_ok() && socket[0].revents().intersects(hangup);
     }
 
     /// Whether nothing is under way any more and nothing will be.

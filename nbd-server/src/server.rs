@@ -20,7 +20,7 @@ use vellum_engine::error::{Error, ErrorKind, Result};
 use vellum_engine::request::{Reply, Request};
 use vellum_engine::settings::Settings;
 use vellum_engine::storage::{DiskFile, ReactorKind, reactor};
-use vellum_engine::{Core, PoolStatus, VolumeInfo};
+use vellum_engine::{Core, PoolStatus, SpaceEvent, VolumeInfo};
 
 /// How a server is run.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,8 @@ pub struct Config {
     pub limits: Limits,
     /// The volume or snapshot that a client gets which names none. Without it such a client is refused.
     pub default_export: Option<String>,
+    /// Where what happens to the pool's space is told. The other end learns of the server's end by its closing.
+    pub space_events: Option<mpsc::Sender<SpaceEvent>>,
 }
 
 /// A pool being served.
@@ -56,14 +58,15 @@ impl Server {
         config: Config,
     ) -> io::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let kind = config.reactor;
         let threads = if config.threads == 0 { processors } else { config.threads };
         let inboxes = (0..threads).map(|_| Inbox::new()).collect::<io::Result<Vec<_>>>()?;
         let files = [data, metadata];
-        let shared = Arc::new(Shared::new(core, files, inboxes, config.limits, config.default_export));
+        let shared = Arc::new(Shared::new(core, files, inboxes, config));
         let mut server =
             Self { shared, threads: Vec::new(), listeners: Vec::new(), reactor_name: "io_uring" };
         for index in 0..threads {
-            if let Err(cause) = server.start_thread(index, config.reactor) {
+            if let Err(cause) = server.start_thread(index, kind) {
                 server.stop_threads();
                 return Err(cause);
             }
@@ -141,6 +144,7 @@ impl Server {
         }
         // Only now: a thread that left before the others may still be told of their answers.
         self.shared.inboxes.iter().for_each(Inbox::close);
+        self.shared.tell_no_more();
     }
 }
 
@@ -187,7 +191,10 @@ impl Handle {
 
     /// The state of the pool.
     pub fn status(&self) -> PoolStatus {
-        self.0.lock().core.status()
+        let now_ms = self.0.now_ms();
+        let mut engine = self.0.lock();
+        engine.core.pass_time(now_ms);
+        engine.core.status()
     }
 
     /// What the pool does about space.

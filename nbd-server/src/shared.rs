@@ -4,15 +4,16 @@
 
 use crate::changes::Changes;
 use crate::limits::Limits;
+use crate::server::Config;
 use rustc_hash::FxHashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
-use vellum_engine::Core;
 use vellum_engine::request::{Reply, Request, RequestId};
 use vellum_engine::storage::{DiskFile, Waker};
 use vellum_engine::units::VolumeId;
+use vellum_engine::{Core, SpaceEvent};
 
 /// The engine, and who uses what of it.
 pub struct Engine {
@@ -105,28 +106,46 @@ pub struct Shared {
     pub limits: Limits,
     /// What a client gets that names nothing.
     pub default_export: Option<String>,
+    /// Where what happens to the pool's space is told.
+    space_events: Mutex<Option<mpsc::Sender<SpaceEvent>>>,
     /// The engine's time counts from here.
     pub start: Instant,
+    /// The thread that ran the engine's last turn. It knows when the next is due, and keeps that time for all.
+    pub timekeeper: AtomicUsize,
 }
 
 impl Shared {
     /// Around an open engine.
-    pub fn new(
-        core: Core,
-        files: [Arc<DiskFile>; 2],
-        inboxes: Vec<Inbox>,
-        limits: Limits,
-        default_export: Option<String>,
-    ) -> Self {
+    pub fn new(core: Core, files: [Arc<DiskFile>; 2], inboxes: Vec<Inbox>, config: Config) -> Self {
         let engine =
             Mutex::new(Engine { core, connected: FxHashMap::default(), changes: Changes::default() });
-        Self { engine, files, inboxes, limits, default_export, start: Instant::now() }
+        let timekeeper = AtomicUsize::new(0);
+        let Config { limits, default_export, space_events, .. } = config;
+        let space_events = Mutex::new(space_events);
+        let start = Instant::now();
+        Self { engine, files, inboxes, limits, default_export, space_events, start, timekeeper }
     }
 
     /// The engine, for one decision. If a thread panicked with it in hand, what it holds is half a decision: the process
     /// ends, before anybody is answered by it. What was acknowledged is in the log.
     pub fn lock(&self) -> MutexGuard<'_, Engine> {
         self.engine.lock().unwrap_or_else(|_| std::process::abort())
+    }
+
+    /// Tells whoever wants to know. Nobody may.
+    pub fn tell(&self, event: SpaceEvent) {
+        if let Some(listener) = &*self.listener() {
+            let _ = listener.send(event);
+        }
+    }
+
+    /// Tells nobody any more: who listens learns that this was all.
+    pub fn tell_no_more(&self) {
+        *self.listener() = None;
+    }
+
+    fn listener(&self) -> MutexGuard<'_, Option<mpsc::Sender<SpaceEvent>>> {
+        self.space_events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The engine's time.

@@ -17,6 +17,7 @@ use crate::pending::{ClientRequest, Pending};
 use crate::protocol::{Command, Errno, Session};
 use crate::reply::{self, Asked};
 use crate::shared::{Message, Shared};
+use rustc_hash::FxHashSet;
 use rustix::net::Shutdown;
 use slab::Slab;
 use std::os::fd::OwnedFd;
@@ -25,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use vellum_engine::error::ErrorKind;
 use vellum_engine::request::{Outcome, Reply, Request, RequestId};
-use vellum_engine::storage::{Buffer, Completion, Event, Operation, Reactor, SocketToken, Ticket};
+use vellum_engine::storage::{Buffer, Completion, Event, HostRoom, Operation, Reactor, SocketToken, Ticket};
 use vellum_engine::units::VolumeId;
 use vellum_engine::{Side, VolumeInfo};
 
@@ -48,12 +49,22 @@ pub struct Worker {
     /// The same, for what clients must not be in the way of.
     forced: Vec<(RequestId, Request)>,
     completions: Vec<Completion>,
+    /// Requests of clients that have left.
+    gone: FxHashSet<RequestId>,
     /// Connections that something happened to.
     touched: Vec<usize>,
+    /// What the engine asked: what the host has room for.
+    host_room: Option<Option<HostRoom>>,
+    /// Writes wait for room, and perhaps for ever: who has left is looked for.
+    somebody_is_stuck: bool,
     /// The engine waits for time to pass.
     ticking: bool,
     /// The engine has more to do at once, if nobody else is waiting.
     hurrying: bool,
+    /// When the engine has something to do although nothing happens, in its milliseconds.
+    due_ms: Option<u64>,
+    /// Requests of clients that are gone.
+    abandoned: Vec<RequestId>,
     draining: bool,
     stopped: bool,
     /// No failed request is logged before.
@@ -65,6 +76,7 @@ pub struct Worker {
 struct Decided {
     operations: Vec<(Side, Ticket, Operation)>,
     replies: Vec<(RequestId, Reply)>,
+    wants_host_room: bool,
 }
 
 impl Worker {
@@ -80,9 +92,14 @@ impl Worker {
             forced: Vec::new(),
             completions: Vec::new(),
             touched: Vec::new(),
+            gone: FxHashSet::default(),
+            host_room: None,
+            somebody_is_stuck: false,
             // Whatever the opening left to prove.
             ticking: true,
             hurrying: false,
+            due_ms: None,
+            abandoned: Vec::new(),
             draining: false,
             stopped: false,
             quiet_until: Instant::now(),
@@ -103,14 +120,29 @@ impl Worker {
 
     fn timeout(&self) -> Option<Duration> {
         let handshakes = self.connections.iter().any(|(_, connection)| connection.deadline.is_some());
-        if self.hurrying {
+        if self.hurrying || !self.abandoned.is_empty() {
             return Some(Duration::ZERO);
         }
-        match (self.ticking, handshakes) {
+        let tick = match (self.ticking, handshakes) {
             (true, _) => Some(TICK),
             (false, true) => Some(DEADLINE_TICK),
             (false, false) => None,
+        };
+        let due = self.due_ms.map(|due_ms| {
+            (self.shared.start + Duration::from_millis(due_ms)).saturating_duration_since(Instant::now())
+        });
+        tick.into_iter().chain(due).min()
+    }
+
+    /// Whether the engine's next turn is due, and this thread is the one to take it.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.due_ms.is_some_and(|due_ms| self.shared.now_ms() >= due_ms);
+        if is_due && self.shared.timekeeper.load(Ordering::Acquire) != self.index {
+            // Another thread has taken a turn since, and knows better.
+            self.due_ms = None;
+            return false;
         }
+        is_due
     }
 
     fn happened(&mut self, event: Event) {
@@ -171,8 +203,12 @@ impl Worker {
     /// Ends receives, so that every connection ends once its requests are answered.
     fn drain(&mut self) {
         self.draining = true;
+        self.shared.lock().core.lift_limits();
+        self.ticking = true;
         for (key, connection) in &mut self.connections {
             connection.ending = true;
+            // What still waits for room waits no longer.
+            connection.gone = true;
             let _ = rustix::net::shutdown(&connection.socket, Shutdown::Read);
             self.touched.push(key);
         }
@@ -186,6 +222,15 @@ impl Worker {
                 self.touched.push(key);
             }
         }
+    }
+
+    /// Nobody waits for what this client asked for: what has not begun need not begin.
+    fn give_up(&mut self, key: usize) {
+        let is_of =
+            |pending: &Pending| matches!(pending, Pending::Client(client) if client.connection == key);
+        let slots = self.requests.iter().filter(|(_, pending)| is_of(pending)).map(|(slot, _)| slot);
+        let ids: Vec<RequestId> = slots.map(|slot| request_id(self.index, slot)).collect();
+        self.abandoned.extend(ids);
     }
 
     fn end_late_handshakes(&mut self) {
@@ -202,7 +247,10 @@ impl Worker {
 
     /// Input into requests, requests into decisions, decisions into replies, until nothing more comes of it.
     fn settle(&mut self) {
-        let mut tick = self.ticking;
+        if self.somebody_is_stuck {
+            self.find_gone();
+        }
+        let mut tick = self.is_due() || self.ticking || !self.abandoned.is_empty();
         loop {
             self.touched.sort_unstable();
             self.touched.dedup();
@@ -210,7 +258,7 @@ impl Worker {
                 self.take_requests(self.touched[index]);
             }
             let asked = !self.submissions.is_empty() || !self.forced.is_empty();
-            if !asked && self.completions.is_empty() && !tick {
+            if !asked && self.completions.is_empty() && self.host_room.is_none() && !tick {
                 break;
             }
             self.turn();
@@ -219,6 +267,20 @@ impl Worker {
         let mut touched = std::mem::take(&mut self.touched);
         touched.drain(..).for_each(|key| self.carry_on(key));
         self.touched = touched;
+    }
+
+    /// Whoever has left does not wait for room any more.
+    fn find_gone(&mut self) {
+        let connections = &mut self.connections;
+        connections.iter_mut().filter(|(_, c)| c.requests > 0).for_each(|(_, c)| c.look_for_hangup());
+        let is_gone = |client: &ClientRequest| {
+            connections.get(client.connection).is_some_and(|connection| connection.gone)
+        };
+        let asked = self.requests.iter().filter_map(|(slot, pending)| match pending {
+            Pending::Client(client) if is_gone(client) => Some(request_id(self.index, slot)),
+            _ => None,
+        });
+        self.gone = asked.collect();
     }
 
     /// Takes what has arrived from one client.
@@ -302,13 +364,15 @@ impl Worker {
     }
 
     fn request_id(&mut self, pending: Pending) -> RequestId {
-        let slot = self.requests.insert(pending) as u64;
-        RequestId((self.index as u64) << THREAD_SHIFT | slot)
+        request_id(self.index, self.requests.insert(pending))
     }
 
     /// One turn of the engine, and what comes of it.
     fn turn(&mut self) {
         let decided = self.decide();
+        if decided.wants_host_room {
+            self.host_room = Some(self.shared.files[Side::Data as usize].host_room().ok());
+        }
         for (side, ticket, operation) in decided.operations {
             self.reactor.start(side as usize, ticket, operation);
         }
@@ -332,6 +396,8 @@ impl Worker {
         let mut decided = Decided::default();
         let mut engine = self.shared.lock();
         self.completions.drain(..).for_each(|completion| engine.core.complete(completion));
+        // Before new requests, which may have got the numbers of answered ones.
+        self.abandoned.drain(..).for_each(|id| engine.core.abandon(id));
         let asked = self.submissions.drain(..).map(|(id, request)| (id, request, false));
         for (id, request, forced) in asked.chain(self.forced.drain(..).map(|(id, r)| (id, r, true))) {
             match engine.submit(id, request, forced) {
@@ -343,13 +409,25 @@ impl Worker {
                 }
             }
         }
+        if !self.gone.is_empty() {
+            engine.core.cancel_waiting(|id| self.gone.contains(&id));
+            self.gone.clear();
+        }
+        if let Some(room) = self.host_room.take() {
+            engine.core.host_has_room(room);
+        }
         engine.core.turn(self.shared.now_ms());
+        decided.wants_host_room = engine.core.wants_host_room();
+        std::iter::from_fn(|| engine.core.next_space_event()).for_each(|event| self.shared.tell(event));
         decided.operations.extend(std::iter::from_fn(|| engine.core.next_operation()));
         let answered = std::iter::from_fn(|| engine.core.next_reply());
         decided.replies.extend(answered);
         decided.replies.iter().for_each(|(id, _)| engine.changes.answered(*id));
         self.ticking = engine.core.wants_time();
+        self.somebody_is_stuck = engine.core.somebody_is_stuck();
         self.hurrying = engine.core.wants_turn();
+        self.due_ms = engine.core.wants_turn_at_ms();
+        self.shared.timekeeper.store(self.index, Ordering::Release);
         decided
     }
 
@@ -414,6 +492,10 @@ impl Worker {
         if connection.is_over() {
             return self.disconnect(key);
         }
+        if connection.broken && connection.requests > 0 && !std::mem::replace(&mut connection.given_up, true)
+        {
+            return self.give_up(key);
+        }
         if let Some(input) = connection.input(&self.shared.limits) {
             self.reactor.receive(token, &connection.socket, input.buffer, input.from, input.all);
         }
@@ -436,9 +518,15 @@ impl Worker {
     }
 }
 
+/// The number of a thread's request, for all threads.
+fn request_id(thread: usize, slot: usize) -> RequestId {
+    RequestId((thread as u64) << THREAD_SHIFT | slot as u64)
+}
+
 /// Ends a connection at once: nothing is taken from the client or told to it any more, and its receive ends by this. What
 /// it asked for is finished first.
 fn cut_off(connection: &mut Connection) {
+    connection.gone = true;
     connection.broken = true;
     connection.ending = true;
     let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);

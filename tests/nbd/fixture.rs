@@ -73,7 +73,7 @@ impl PoolFiles {
         let opened =
             |name| Arc::new(DiskFile::open(self.path(name), self.mode).expect("nobody else has the pool"));
         let (data, metadata) = (opened("data"), opened("metadata"));
-        let options = OpenOptions { slab_blocks: 128, ..OpenOptions::default() };
+        let options = OpenOptions { slab_blocks: 128, enforce_limits: true, ..OpenOptions::default() };
         let core = vellum_engine::open(
             &mut FileDisk::over(data.clone()),
             &mut FileDisk::over(metadata.clone()),
@@ -165,7 +165,7 @@ fn filled(files: Option<PoolFiles>, reactor: ReactorKind, limits: Limits) -> (Po
 }
 
 pub fn config(reactor: ReactorKind, limits: Limits) -> Config {
-    Config { threads: 2, reactor, limits, default_export: None }
+    Config { threads: 2, reactor, limits, ..Config::default() }
 }
 
 /// Asks until it is so; whether it became so in time.

@@ -1,13 +1,14 @@
-//! `vellum pool`: make it, show it, check it, look into it. Its repair is `repair.rs`.
+//! `vellum pool`: make it, show it, check it, look into it. Its repair is `repair.rs`, its shrinking `shrink.rs`.
 //!
 //! Owns what a check and an inspection become as views. Both read the files themselves, so a served pool is in use.
 
 use crate::arguments::{InspectCommand, PoolCommand, PoolCreate};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
-use crate::manage::{self, Files, Manage, Remote};
+use crate::manage::{self, Files, Growth, Manage, Remote};
 use crate::output::{Output, text};
 use crate::pool_directory::{Disks, NewDisks, PoolDirectory};
+use crate::size::Size;
 use crate::views::{AffectedView, CheckView, ConfigurationView, FindingView, InspectView, StructureView};
 use indicatif::{ProgressBar, ProgressStyle};
 use vellum_engine::check::{CheckReport, Finding, Progress};
@@ -22,7 +23,7 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
             output.result(&manage::with_pool(directory, |pool| pool.status())?, text::pool)
         }
         PoolCommand::Extend { size } => {
-            let view = manage::with_pool(directory, |pool| pool.extend(size.0))?;
+            let view = manage::with_pool(directory, |pool| pool.extend(size.bytes()))?;
             output.result(&view, text::pool)
         }
         PoolCommand::Set { settings } => {
@@ -33,6 +34,7 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
             output.result(&view, text::pool)
         }
         PoolCommand::Trim => super::trim::run(directory, output),
+        PoolCommand::Shrink { size } => super::shrink::run(size, directory, output),
         PoolCommand::Check => check(directory, output),
         PoolCommand::Repair(arguments) => super::repair::run(arguments, directory, output),
         PoolCommand::Inspect(what) => {
@@ -45,13 +47,22 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
 fn make(create: &PoolCreate, directory: &PoolDirectory, output: Output) -> Result<()> {
     refuse_served(directory)?;
     let new = NewDisks { data: create.data.clone(), metadata: create.metadata.clone(), force: create.force };
-    let mut pool = Box::new(Files::create(directory, create.size.0, &new)?);
+    let growth = match create.max_size {
+        Some(Size(bytes)) if bytes < create.size.0 => {
+            return Err(Error::new(Kind::Usage, "--max-size is less than --size")
+                .hint("give as much or more, or --no-auto-extend"));
+        }
+        Some(Size(bytes)) => Growth::To(bytes),
+        None if create.no_auto_extend => Growth::Never,
+        None => Growth::Default,
+    };
+    let mut pool = Box::new(Files::create(directory, create.size.0, &new, growth)?);
     let view = pool.status()?;
     pool.close()?;
     output.result(&view, text::pool)
 }
 
-fn refuse_served(directory: &PoolDirectory) -> Result<()> {
+pub(super) fn refuse_served(directory: &PoolDirectory) -> Result<()> {
     match Remote::connect(&directory.control_socket())? {
         None => Ok(()),
         Some(_) => Err(Error::new(Kind::InUse, format!("'{}' is being served", directory.path().display()))

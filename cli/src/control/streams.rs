@@ -1,4 +1,4 @@
-//! The routes of the control API that take long: streams and what belongs to them, and trims.
+//! The routes of the control API that take long: those that move streams, what belongs to them, counting, and trims.
 //!
 //! Owns the way between the bodies of HTTP and threads that may block. Each has a way to the pool of its own, so
 //! other requests do not wait for it.
@@ -11,7 +11,8 @@ use crate::exit::Kind;
 use crate::manage::Manage;
 use crate::names;
 use crate::views::{
-    AbortedView, ArrivalsView, AskDifferenceView, DifferenceView, SendView, TrimView, TrimmedView, VolumeView,
+    AbortedView, ArrivalsView, AskDifferenceView, AskUsageView, DifferenceView, SendView, TrimView,
+    TrimmedView, UsageView, VolumeView,
 };
 use axum::Json;
 use axum::extract::State;
@@ -47,6 +48,16 @@ pub(super) async fn trim(State(pool): State<Shared>, Body(part): Body<TrimView>)
     let panicked = |_| Error::new(Kind::Failure, "the request has panicked");
     let trimmed = tokio::task::spawn_blocking(move || pool.trim(&part)).await.map_err(panicked)??;
     Ok((StatusCode::OK, Json(trimmed)))
+}
+
+/// Counting may take long, so others do not wait for it where there are several ways to the pool.
+pub(super) async fn usage(State(pool): State<Shared>, Body(what): Body<AskUsageView>) -> Answer<UsageView> {
+    let Some(mut pool) = ask(pool.clone(), |pool| Ok(pool.fork())).await? else {
+        return answer(pool, StatusCode::OK, move |pool| pool.usage(&what)).await;
+    };
+    let gone = |_| Error::new(Kind::Failure, "the request has panicked");
+    let counted = tokio::task::spawn_blocking(move || pool.usage(&what)).await.map_err(gone)??;
+    Ok((StatusCode::OK, Json(counted)))
 }
 
 /// Answers when it is known that there will be a stream, and how long.

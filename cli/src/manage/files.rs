@@ -19,6 +19,31 @@ use vellum_engine::{Pool, PoolStatus, VolumeInfo};
 const SETTLE_ROUNDS_MAX: usize = 10_000;
 const SETTLE_STEP_MS: u64 = 1000;
 
+/// A pool that grows by itself grows to so many times its first size, unless somebody says how far.
+const GROWTH_FACTOR: u64 = 4;
+
+/// How far a new pool grows by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Growth {
+    /// On files to four times its size, on devices not at all.
+    #[default]
+    Default,
+    /// Not at all.
+    Never,
+    /// To this size, in bytes.
+    To(u64),
+}
+
+impl Growth {
+    fn up_to_bytes(self, size_bytes: u64, is_device: bool) -> u64 {
+        match self {
+            Self::Default if !is_device => size_bytes.saturating_mul(GROWTH_FACTOR),
+            Self::Default | Self::Never => 0,
+            Self::To(bytes) => bytes,
+        }
+    }
+}
+
 /// A pool on its files.
 pub type Files = Opened<Pool<FileDisk>>;
 
@@ -34,13 +59,20 @@ impl Files {
     }
 
     /// Makes a pool of `size_bytes` in `directory`. If that fails, nothing stays behind that it made.
-    pub fn create(directory: &PoolDirectory, size_bytes: u64, new: &NewDisks) -> Result<Self> {
+    pub fn create(
+        directory: &PoolDirectory,
+        size_bytes: u64,
+        new: &NewDisks,
+        growth: Growth,
+    ) -> Result<Self> {
         host::survive_file_size_limit()?;
         let options = create_options(size_bytes)?;
         let (disks, made) = directory.create_disks(new)?;
         check_fits(&disks.data, size_bytes)?;
+        let auto_extend_bytes = growth.up_to_bytes(size_bytes, disks.data.file().is_device());
         let pool = Pool::create(disks.data, disks.metadata, &options, &host::open_options()?);
-        let pool = pool.map_err(|error| directory.explain(error))?;
+        let mut pool = pool.map_err(|error| directory.explain(error))?;
+        pool.configure(Settings { auto_extend_bytes, ..Settings::default() })?;
         made.keep()?;
         Ok(Self::new(pool, directory, options.uuid))
     }
@@ -81,8 +113,7 @@ impl Engine for Pool<FileDisk> {
         for _ in 0..SETTLE_ROUNDS_MAX {
             self.idle(SETTLE_STEP_MS);
             let status = Pool::status(self);
-            if status.failure.is_some() || status.deleting + status.space.waiting + status.space.punching == 0
-            {
+            if status.failure.is_some() || is_settled(&status) {
                 break;
             }
         }
@@ -91,6 +122,12 @@ impl Engine for Pool<FileDisk> {
     fn close(self) -> vellum_engine::error::Result<()> {
         Pool::close(self).map(drop)
     }
+}
+
+/// Whether everything that was freed is free, and given back as far as it goes back.
+fn is_settled(status: &PoolStatus) -> bool {
+    let space = status.space;
+    status.deleting + space.waiting + space.queued + space.punching == 0
 }
 
 fn create_options(size_bytes: u64) -> Result<CreateOptions> {

@@ -1,15 +1,17 @@
 //! `vellum serve`: what must be there before it serves, and what it tells clients.
 //!
-//! Owns the making of what is absent, and the life of the server. Files: `listening.rs` (sockets), `exports.rs` (URIs and commands for clients).
+//! Owns the making of what is absent, and the life of the server. Files: `listening.rs` (sockets), `exports.rs` (URIs and
+//! commands for clients), `space_watch.rs` (what people learn when space runs short).
 
 pub mod exports;
 pub mod listening;
+mod space_watch;
 
 use crate::arguments::serve::{Cache, Io, NamedSize, ServeArguments};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
-use crate::manage::{Files, Live, Manage, Remote};
+use crate::manage::{Files, Growth, Live, Manage, Remote};
 use crate::output::{Output, text};
 use crate::pool_directory::{Disks, NewDisks, PoolDirectory, identity};
 use crate::size::Size;
@@ -18,8 +20,11 @@ use crate::{host, names};
 use listening::Listening;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use space_watch::SpaceWatch;
 use std::net::ToSocketAddrs;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use vellum_engine::SpaceEvent;
+use vellum_engine::options::OpenOptions;
 use vellum_engine::request::Uuid;
 use vellum_engine::storage::{CacheMode, ReactorKind, reserve_buffers};
 use vellum_nbd_server::{Config, Limits, Server};
@@ -45,7 +50,9 @@ fn serve(
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(|cause| Error::io("cannot take signals", &cause))?;
     host::survive_file_size_limit()?;
-    let (mut server, uuid) = start(arguments, directory)?;
+    let (events, happened) = mpsc::channel();
+    let (mut server, uuid) = start(arguments, directory, events)?;
+    SpaceWatch::start(directory, server.handle(), happened)?;
     let control = match open_doors(arguments, directory, &mut server, &mut listening, uuid, output) {
         Ok(control) => control,
         Err(error) => {
@@ -85,7 +92,11 @@ fn open_doors(
 }
 
 /// Opens the pool and starts its threads. Nobody can connect yet.
-fn start(arguments: &ServeArguments, directory: &PoolDirectory) -> Result<(Server, Uuid)> {
+fn start(
+    arguments: &ServeArguments,
+    directory: &PoolDirectory,
+    events: mpsc::Sender<SpaceEvent>,
+) -> Result<(Server, Uuid)> {
     reserve_buffers(BUFFERS_BYTES);
     let Disks { mut data, mut metadata } = directory.open_disks_in(arguments.cache.map(CacheMode::from))?;
     if arguments.cache.is_none() && data.file().mode() == CacheMode::Writeback {
@@ -95,13 +106,15 @@ fn start(arguments: &ServeArguments, directory: &PoolDirectory) -> Result<(Serve
         );
     }
     let uuid = identity(&mut metadata).unwrap_or_default();
-    let core = vellum_engine::open(&mut data, &mut metadata, &host::open_options()?);
+    let options = OpenOptions { enforce_limits: true, can_wait: true, ..host::open_options()? };
+    let core = vellum_engine::open(&mut data, &mut metadata, &options);
     let core = core.map_err(|error| directory.explain(error))?;
     let config = Config {
         threads: arguments.threads.map_or(0, usize::from),
         reactor: arguments.io.into(),
         limits: Limits { connections: arguments.connections.into(), ..Limits::default() },
         default_export: arguments.default.clone(),
+        space_events: Some(events),
     };
     let server = Server::start(core, data.file().clone(), metadata.file().clone(), config);
     let server = server.map_err(|cause| {
@@ -200,7 +213,7 @@ fn check_names(volumes: &[NamedSize]) -> Result<()> {
 fn open_or_create(create: Option<Size>, directory: &PoolDirectory) -> Result<Files> {
     match create {
         _ if directory.has_pool()? => Files::open(directory),
-        Some(size) => Files::create(directory, size.0, &NewDisks::default()),
+        Some(size) => Files::create(directory, size.0, &NewDisks::default(), Growth::default()),
         None => {
             Err(Error::new(Kind::NotFound, format!("there is no pool in '{}'", directory.path().display()))
                 .hint("add `--create 10G` to make one, or name another by --pool or VELLUM_POOL"))
@@ -218,7 +231,7 @@ fn prepare_volumes(arguments: &ServeArguments, pool: &mut dyn Manage) -> Result<
         }
     }
     for NamedSize { name, size } in arguments.volumes.iter().filter(|volume| find(&volume.name).is_none()) {
-        pool.create_volume(name, size.0)?;
+        pool.create_volume(name, size.0, 0)?;
     }
     let volumes = pool.volumes()?;
     if let Some(default) = &arguments.default

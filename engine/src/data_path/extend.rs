@@ -97,6 +97,7 @@ impl Core {
 
     pub(super) fn extension_over(&mut self, key: Key, result: Result<()>) {
         self.is_extending = false;
+        self.note_extended(key, result.is_ok());
         self.part_done(key, result);
     }
 }

@@ -15,6 +15,7 @@ impl Core {
             Task::Read(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extents(task) => self.part_done(task.key, Err(error.clone())),
             Task::Difference(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Usage(task) => self.part_done(task.key, Err(error.clone())),
             Task::Write(task) => self.write_done(task, Err(error.clone())),
             Task::Publish(job) => self.fail_job(job, error),
             Task::Clear(task) => self.part_done(task.key, Err(error.clone())),
@@ -25,6 +26,7 @@ impl Core {
             Task::Shrink(task) => self.fail_shrink(&task, error),
             Task::PunchSectors(_) => self.punch.sectors.give_up_looking(),
             Task::Trim(task) => self.part_done(task.key, Err(error.clone())),
+            Task::CountOwn(volume) => self.own_walk_ends(volume),
         }
     }
 
@@ -53,6 +55,7 @@ impl Core {
             self.part_done(key, Err(error.clone()));
         }
         self.fail_waiting(&error);
+        self.start_all_limited();
     }
 
     fn answer_with_failure(&mut self, key: super::Key, error: &Error) {
@@ -68,11 +71,13 @@ impl Core {
         let mut tasks = std::mem::take(&mut self.ready);
         tasks.extend(std::mem::take(&mut self.waiting_for_proof).into_iter().map(|(_, task)| task));
         tasks.append(&mut self.waiting_for_room);
-        tasks.append(&mut self.waiting_for_block);
+        tasks.extend(self.stall.drain());
         tasks.append(&mut self.waiting_for_pins);
+        tasks.append(&mut self.reservations.waiting);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);
         self.fail_trims(error);
+        self.fail_counts(&mut tasks);
         for task in tasks {
             match task {
                 reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_)) => {
@@ -87,7 +92,10 @@ impl Core {
     pub(super) fn take_events(&mut self, number: DeltaNumber) {
         for event in std::mem::take(&mut self.metadata.forest.events) {
             match event {
-                Event::BlockFreed(block) => self.space.free(number, block),
+                Event::BlockFreed(block) => {
+                    self.rates.block_freed();
+                    self.space.free(number, block);
+                }
                 Event::BlockExclusive(block) => self.unproven.become_exclusive(number, block),
                 Event::PageExclusive(page) => self.unproven.page_became_exclusive(number, page),
                 Event::PageInherits { from, to } => self.unproven.page_inherits(from, to),

@@ -5,10 +5,11 @@
 
 use super::operations::Pending;
 use super::room::Room;
+use super::stall::Shortage;
 use super::write::{WriteTask, sector_offset_bytes};
 use super::{Core, Side, Task, Then};
 use crate::canary::{self, Canary};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{self, Delta};
 use crate::metadata::Fault;
 use crate::storage::{DiskError, Operation, Ticket};
@@ -123,7 +124,10 @@ impl Core {
             && !canary::broken(Canary::WriteErrorIgnored)
         {
             job.error = Some(cause.into_error("write").at(Place::Block(job.block)));
+        } else if job.task.line.is_some() {
+            self.note_room(Shortage::Host);
         }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
         job.writes_left -= 1;
         if job.writes_left == 0
             && let Some(job) = self.jobs.remove(&id)
@@ -148,6 +152,10 @@ impl Core {
     /// The data of `job` is written: makes it visible, or gives the block back.
     pub(super) fn publish(&mut self, mut job: Box<Job>) {
         if let Some(error) = job.error.take() {
+            let can_wait = error.kind() == ErrorKind::NoSpace && job.after.is_none() && !job.published;
+            if can_wait && self.failure.is_none() {
+                return self.wait_for_host(job);
+            }
             return self.end_job(job, Err(error));
         }
         if job.publish.is_empty() || job.published {
@@ -186,17 +194,23 @@ impl Core {
 
     /// Writes the same bytes again, at a place that is decided anew.
     fn redo(&mut self, mut job: Box<Job>) {
+        let task = self.take_back(&mut job);
+        match job.after.take() {
+            Some(after) => {
+                self.unlock(task.place(), task.locked);
+                self.collapse_goes_on(Some(after));
+            }
+            None => self.ready.push_back(Task::Write(task)),
+        }
+    }
+
+    /// Gives back what `job` holds, but the locks of its write.
+    pub(super) fn take_back(&mut self, job: &mut Job) -> WriteTask {
         if let Some(room) = job.room.take() {
             self.withdraw(room);
         }
-        self.release_job_block(&job);
-        match job.after.take() {
-            Some(after) => {
-                self.unlock(job.task.place(), job.task.locked);
-                self.collapse_goes_on(Some(after));
-            }
-            None => self.ready.push_back(Task::Write(job.task)),
-        }
+        self.release_job_block(job);
+        job.task.clone()
     }
 
     fn published(&mut self, mut job: Box<Job>, delta: Delta) {
@@ -220,7 +234,9 @@ impl Core {
 
     /// Applies `delta`, which will be the next in the log.
     pub(super) fn apply(&mut self, delta: &Delta) -> std::result::Result<(), Fault> {
-        self.metadata.apply(delta)
+        if self.reservations.any() { self.apply_counted(delta) } else { self.metadata.apply(delta) }?;
+        self.usage.note(delta);
+        Ok(())
     }
 
     /// Queues an applied delta, and notes what it freed, published and made exclusive.
@@ -257,6 +273,7 @@ impl Core {
         let nobodys = job.fresh && self.locks.leave_target(job.task.place(), job.block);
         if nobodys {
             self.space.give_back(job.block);
+            self.note_given_back(job.task.volume);
         }
         self.unpin(job.block, job.task.volume);
     }
@@ -276,6 +293,11 @@ impl Core {
 }
 
 impl Job {
+    /// Whether it writes over what was there already, and brings nothing new.
+    pub(super) fn is_overwrite(&self) -> bool {
+        !self.fresh && self.publish.is_empty()
+    }
+
     fn delta(&self) -> Delta {
         Delta::Publish {
             volume: self.task.volume,

@@ -2,6 +2,7 @@
 //!
 //! Owns the order of an opening. What is found is `metadata/recovery.rs`'s answer.
 
+use super::auto_extend::AutoExtendState;
 use super::checkpoint::CheckpointState;
 use super::collapse_walks::CollapseWalks;
 use super::commit::Commit;
@@ -9,9 +10,11 @@ use super::control::settings_of;
 use super::locks::Locks;
 use super::punch::PunchState;
 use super::space::Space;
+use super::space_events::SpaceEvents;
+use super::stall::StallState;
 use super::unproven::Unproven;
 use super::write_ahead::WriteAheadState;
-use super::{Core, Task, reclaim, room};
+use super::{Core, Task, limits, reclaim, reservations, room};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{LogHead, ROOT_SLOT_PAGES, RootSlot, VolumeState};
@@ -40,6 +43,8 @@ pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions)
     let mut core = Core::behind(found, incarnation, options);
     core.punch.note_end(files.data.size_bytes() / BLOCK_BYTES);
     core.resume_deletions();
+    core.load_limits();
+    core.load_reservations();
     Ok(core)
 }
 
@@ -158,9 +163,13 @@ impl Core {
             page_loads: FxHashMap::default(),
             waiting_for_proof: VecDeque::new(),
             waiting_for_room: VecDeque::new(),
-            waiting_for_block: VecDeque::new(),
+            stall: StallState::default(),
+            auto_extend: AutoExtendState::default(),
+            space_events: SpaceEvents::default(),
             waiting_for_pins: VecDeque::new(),
             collapse: CollapseWalks::default(),
+            usage: super::usage::UsageState::default(),
+            rates: super::rates::RateState::default(),
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),
@@ -173,6 +182,9 @@ impl Core {
             next_job: 0,
             unborn: FxHashSet::default(),
             shrinking: FxHashMap::default(),
+            reservations: reservations::Reservations::default(),
+            own_steps_left: 0,
+            limits: limits::Limits::new(options.enforce_limits),
             failure: None,
             unsynced: FxHashMap::default(),
             syncing: FxHashMap::default(),

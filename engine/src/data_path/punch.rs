@@ -156,7 +156,7 @@ impl Core {
 
     /// Whether time alone will have something punched.
     pub(super) fn punches_want_time(&self) -> bool {
-        let retires = self.retires() && self.space.kept() > self.reserve_at_most();
+        let retires = self.retires() && self.space.keeps_more_than(self.spare_at_most());
         let sectors = self.gives_back() && !self.punch.sectors.is_empty();
         retires || sectors || self.space.has_to_punch() || self.has_trim() || !self.punch.is_quiet()
     }
@@ -181,28 +181,31 @@ impl Core {
 
     /// Free blocks that are kept over an idle time: half as many again as are asked for when there are too few, so that a
     /// write now and then does not have the same blocks allocated and punched over and over.
-    fn reserve_at_most(&self) -> u64 {
+    fn spare_at_most(&self) -> u64 {
         // The smallest slab has one block.
-        (self.options.reserve_blocks * 3 / 2).max(1)
+        (self.options.spare_blocks * 3 / 2).max(1)
     }
 
     /// What nobody punches stays for the next writes.
     fn keep_what_stays(&mut self) {
+        self.keep_for_reservations();
         let recycled = if self.gives_back() { self.options.recycle_blocks } else { u64::MAX };
         self.space.set_recycle_blocks(recycled);
         if !self.gives_back() {
-            self.space.keep_queued();
             self.punch.sectors.clear();
+        }
+        if !self.gives_back() || !self.space.has_to_punch() {
+            self.space.keep_queued();
         }
     }
 
     fn retire_when_idle(&mut self) {
-        if !self.is_idle_for_blocks() || !self.waiting_for_block.is_empty() {
+        if !self.is_idle_for_blocks() || self.stall.wants_block() {
             return;
         }
         self.slab.start_small();
-        if self.retires() && self.space.kept() > self.reserve_at_most() {
-            self.space.retire(self.options.reserve_blocks, RETIRED_A_TURN);
+        if self.retires() && self.space.keeps_more_than(self.spare_at_most()) {
+            self.space.retire(self.options.spare_blocks, RETIRED_A_TURN);
         }
     }
 
@@ -252,18 +255,20 @@ impl Core {
         result: Result<(), DiskError>,
     ) {
         self.punch_ends(result);
-        self.slab.ask_again();
         if for_trim {
             self.space.trimmed(first, blocks);
             self.trim_goes_on(blocks, result);
         } else {
             self.space.punched(first, blocks, result.is_ok());
         }
+        self.wake_reservations();
     }
 
     /// A punch is over, of blocks or of sectors.
     pub(super) fn punch_ends(&mut self, result: Result<(), DiskError>) {
         self.commit.data_changed();
+        self.slab.ask_again();
+        self.stall.ask_host_again();
         self.punch.end(self.now_ms, self.options.punch_rest_ms);
         self.punch.is_unsupported |= result == Err(DiskError::Unsupported);
         self.punch.has_failed |= result.is_err();

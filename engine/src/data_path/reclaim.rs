@@ -5,7 +5,6 @@
 
 use super::operations::Pending;
 use super::{Core, Side, Then};
-use crate::error::{Error, ErrorKind};
 use crate::storage::{DiskError, Operation};
 use crate::units::{BLOCK_BYTES, DataBlock, Generation, PAGE_BYTES};
 
@@ -35,6 +34,11 @@ impl SlabState {
     /// Nobody has needed a block for a while: the next slab is a small one.
     pub fn start_small(&mut self) {
         self.blocks = 0;
+    }
+
+    /// Whether the host had no room for a single block the last time it was asked.
+    pub fn was_refused(&self) -> bool {
+        self.refused
     }
 
     /// Somebody needs a block: the host is asked again, also if it had no room the last time.
@@ -86,7 +90,7 @@ impl Core {
             return;
         }
         let ahead = self.next_slab_blocks() / 4;
-        let short = self.space.ready() <= ahead || !self.waiting_for_block.is_empty();
+        let short = self.space.ready() <= ahead || self.stall.wants_block() || self.reservations_lack_slabs();
         if short && !self.slab.running && !self.slab.refused {
             self.start_slab();
         }
@@ -105,7 +109,11 @@ impl Core {
     /// How many blocks the next slab has: few after an idle time, more while they are used up.
     fn next_slab_blocks(&self) -> u64 {
         let is_small = self.slab.blocks == 0 || self.is_idle_for_blocks();
-        let blocks = if is_small { self.options.reserve_blocks } else { self.slab.blocks };
+        let blocks = match is_small {
+            _ if self.reservations_lack_slabs() => self.options.slab_blocks,
+            true => self.options.spare_blocks,
+            false => self.slab.blocks,
+        };
         let blocks = blocks.min(self.slab.at_most_blocks.unwrap_or(blocks));
         blocks.clamp(1, self.options.slab_blocks.max(1))
     }
@@ -131,29 +139,24 @@ impl Core {
         self.slab.at_most_blocks = Some((blocks / 2).max(1));
         if blocks == 1 {
             self.slab.refused = true;
-            self.refuse_block_waiters(cause);
+            self.fail_block_waiters(cause);
+            self.wake_reservations();
         }
     }
 
-    /// The host gives no room for one more block: what waits for one fails, and later writes try again.
-    fn refuse_block_waiters(&mut self, cause: DiskError) {
-        if self.space.is_expecting() {
-            return;
+    /// A failure other than a full host is told to those who wait: waiting does not mend it.
+    fn fail_block_waiters(&mut self, cause: DiskError) {
+        if cause != DiskError::NoSpace {
+            let error = cause.into_error("allocation in the data file");
+            self.fail_waiting_for_blocks(&error);
         }
-        let error = match cause {
-            DiskError::NoSpace => Error::new(
-                ErrorKind::NoSpace,
-                "the file system that holds the data file has no room; free some there",
-            ),
-            other => other.into_error("allocation in the data file"),
-        };
-        let waiting = std::mem::take(&mut self.waiting_for_block);
-        waiting.into_iter().for_each(|task| self.fail_task(task, &error));
     }
 
     pub(super) fn slab_synced(&mut self, first: DataBlock, blocks: u64) {
         self.slab.running = false;
+        self.stall.ask_host_again();
         self.space.slab_ready(first, blocks);
+        self.wake_reservations();
     }
 
     /// Wants the metadata file to grow by a step, and by so many pages at least.

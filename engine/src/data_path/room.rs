@@ -1,10 +1,10 @@
 //! Room before promise: log pages, metadata pages and unproven bytes are set aside before a change is begun.
 //!
-//! Owns what is set aside, and who waits for room, proof, or a block. What makes room is `checkpoint.rs` and
-//! `reclaim.rs`.
+//! Owns what is set aside, and who waits for room or proof. What makes room is `checkpoint.rs` and `reclaim.rs`; writes
+//! that get none wait in `stall.rs`.
 
+use super::stall::Shortage;
 use super::{Core, DeltaNumber, MetadataState, Task};
-use crate::error::{Error, ErrorKind};
 use crate::units::Generation;
 
 /// Metadata pages that only unmaps may take, so that a full pool can be emptied: a few slices of them.
@@ -63,10 +63,12 @@ impl Core {
 
     /// Whether the metadata file takes what writes need.
     pub(super) fn metadata_state(&self) -> MetadataState {
+        if !self.growth.was_refused() {
+            return MetadataState::Ok;
+        }
         let free = self.metadata.forest.pages.free_pages();
         let above = free.checked_sub(self.metadata_floor() + self.room.reserved.metadata_pages);
         match above {
-            _ if !self.growth.was_refused() => MetadataState::Ok,
             None => MetadataState::Full,
             _ if self.room.refused => MetadataState::Full,
             Some(above) if above < self.metadata_margin() => MetadataState::NearFull,
@@ -102,7 +104,10 @@ impl Core {
             return false;
         }
         self.room.full_since = None;
-        self.room.refused &= needed.metadata_pages == 0;
+        if needed.metadata_pages > 0 {
+            self.room.refused = false;
+            self.note_room(Shortage::Metadata);
+        }
         self.room.reserved.metadata_pages += needed.metadata_pages;
         self.room.reserved.unproven_bytes += needed.unproven_bytes;
         true
@@ -133,7 +138,7 @@ impl Core {
     }
 
     /// Whether the metadata file cannot grow, and checkpoints have released all that was freed.
-    fn metadata_is_full(&self) -> bool {
+    pub(super) fn metadata_is_full(&self) -> bool {
         if !self.growth.has_failed() {
             return false;
         }
@@ -152,17 +157,17 @@ impl Core {
             return self.fail_task(task, &error);
         }
         // A deletion was answered: it goes on whenever there is room.
-        if self.room.is_starved && self.metadata_is_full() && !task.is_deletion() {
-            // The next one asks the host again.
-            self.growth.ask_again();
-            self.room.refused = true;
-            let error = Error::new(
-                ErrorKind::NoSpace,
-                "the metadata file is full and cannot grow; delete snapshots or volumes, or give its file system room",
-            );
-            return self.fail_task(task, &error);
+        if !self.room.is_starved || !self.metadata_is_full() || task.is_deletion() {
+            return self.waiting_for_room.push_back(task);
         }
-        self.waiting_for_room.push_back(task);
+        self.room.refused = true;
+        if let Task::Write(task) = task {
+            return self.stall(task, Shortage::Metadata);
+        }
+        // The next one asks the host again.
+        self.growth.ask_again();
+        let error = self.no_space_error(Shortage::Metadata);
+        self.fail_task(task, &error);
     }
 
     /// Puts a task aside until `number` is proven.
@@ -172,25 +177,6 @@ impl Core {
         }
         self.commit.want_proof(number);
         self.waiting_for_proof.push_back((number, task));
-    }
-
-    /// Puts a task aside until a data block can be given out, or fails it when none will be.
-    pub(super) fn wait_for_block(&mut self, task: Task) {
-        if let Err(error) = self.check_healthy() {
-            return self.fail_task(task, &error);
-        }
-        self.slab.ask_again();
-        if !self.space.has_prospects() && !self.slab.is_running() && !self.collapse_for_blocks() {
-            let error = Error::new(
-                ErrorKind::NoSpace,
-                "the pool is full; delete snapshots or volumes, discard what is not needed, or extend the pool",
-            );
-            return self.fail_task(task, &error);
-        }
-        if let Some(number) = self.space.newest_freed() {
-            self.commit.want_proof(number);
-        }
-        self.waiting_for_block.push_back(task);
     }
 
     /// Once a second the host is asked again for those who wait for room, and what failed in the background goes on.
@@ -215,13 +201,10 @@ impl Core {
                 }
             }
         }
-        if std::mem::take(&mut self.room.changed) {
+        let room_changed = std::mem::take(&mut self.room.changed);
+        if room_changed {
             self.ready.append(&mut self.waiting_for_room);
         }
-        let nothing_comes =
-            !self.space.has_prospects() && !self.slab.is_running() && !self.collapse.may_help();
-        if self.space.ready() > 0 || nothing_comes {
-            self.ready.append(&mut self.waiting_for_block);
-        }
+        self.wake_stalled(room_changed);
     }
 }

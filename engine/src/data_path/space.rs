@@ -32,6 +32,8 @@ pub struct Space {
     pinned_free: FxHashSet<DataBlock>,
     to_punch: BTreeSet<u64>,
     recycle_blocks: u64,
+    /// Free blocks that stay allocated for reservations.
+    reserved_blocks: u64,
 }
 
 /// How many blocks are in which state.
@@ -45,7 +47,9 @@ pub struct SpaceCounts {
     pub holes: u64,
     /// Freed, but the record that freed them is not proven, or an operation still names them.
     pub waiting: u64,
-    /// Free and waiting to be punched, or being punched.
+    /// Free and allocated, waiting to be punched.
+    pub queued: u64,
+    /// Free and being punched.
     pub punching: u64,
     /// Free, allocated, and being written before they are needed.
     pub write_ahead: u64,
@@ -70,7 +74,13 @@ impl Space {
             pinned_free: FxHashSet::default(),
             to_punch: BTreeSet::new(),
             recycle_blocks,
+            reserved_blocks: 0,
         }
+    }
+
+    /// From now on so many free blocks stay allocated, if freed ones come.
+    pub fn keep_blocks(&mut self, blocks: u64) {
+        self.reserved_blocks = blocks;
     }
 
     /// Adds blocks up to `blocks`: nothing maps them, and nothing is known to be allocated.
@@ -84,7 +94,8 @@ impl Space {
 
     /// How many blocks are in which state.
     pub fn counts(&self) -> SpaceCounts {
-        SpaceCounts { waiting: (self.freed.len() + self.pinned_free.len()) as u64, ..self.counts }
+        let waiting = (self.freed.len() + self.pinned_free.len()) as u64;
+        SpaceCounts { waiting, queued: self.to_punch.len() as u64, ..self.counts }
     }
 
     /// Blocks that can be given out now.
@@ -97,9 +108,9 @@ impl Space {
         self.counts.fresh + self.counts.recycled
     }
 
-    /// Whether free blocks wait to be punched.
+    /// Whether queued blocks may be punched.
     pub fn has_to_punch(&self) -> bool {
-        !self.to_punch.is_empty()
+        self.punchable() > 0
     }
 
     /// From now on so many freed blocks are kept on the host, and those beyond are queued to be punched.
@@ -107,9 +118,14 @@ impl Space {
         self.recycle_blocks = blocks;
     }
 
-    /// Whether a block may become ready without anybody freeing more.
-    pub fn has_prospects(&self) -> bool {
-        self.counts.holes > 0 || self.is_expecting()
+    /// Blocks that may go back to the host: reservations keep the others.
+    fn spare(&self) -> u64 {
+        self.ready().saturating_sub(self.reserved_blocks)
+    }
+
+    /// Queued blocks that may be punched.
+    fn punchable(&self) -> u64 {
+        self.spare().min(self.to_punch.len() as u64)
     }
 
     /// Whether freed blocks are on their way, so that something happens also if the host gives nothing.
@@ -134,7 +150,6 @@ impl Space {
             return Some(DataBlock(block as u64));
         }
         if let Some(block) = self.to_punch.pop_first() {
-            self.counts.punching -= 1;
             return Some(DataBlock(block));
         }
         let behind = self.fresh[self.cursor..].first_one().map(|i| i + self.cursor);
@@ -198,14 +213,10 @@ impl Space {
     fn release(&mut self, block: DataBlock) {
         if self.pins.contains_key(&block) && !canary::broken(Canary::NoPins) {
             self.pinned_free.insert(block);
-        } else if self.counts.recycled < self.recycle_blocks {
+        } else if self.counts.recycled < self.recycle_blocks.max(self.reserved_blocks) {
             self.recycle(block, 1);
         } else {
             self.to_punch.insert(block.0);
-            self.counts.punching += 1;
-            if canary::broken(Canary::PunchRacesRewrite) {
-                self.recycle(block, 1);
-            }
         }
     }
 
@@ -259,16 +270,21 @@ impl Space {
         self.counts.fresh += blocks;
     }
 
-    /// Queues kept blocks to be punched until only `keep` are left, at most `most` of them. Written ones stay longest.
+    /// Whether more blocks are kept than `keep` and reservations need.
+    pub fn keeps_more_than(&self, keep: u64) -> bool {
+        self.kept() > keep.max(self.reserved_blocks)
+    }
+
+    /// Queues kept blocks to be punched until only `keep` are left, or what reservations need; at most `most` of them.
+    /// Written ones stay longest.
     pub fn retire(&mut self, keep: u64, most: u64) {
-        let excess = self.kept().saturating_sub(keep).min(most) as usize;
+        let excess = self.kept().saturating_sub(keep.max(self.reserved_blocks)).min(most) as usize;
         let fresh: Vec<usize> = self.fresh.iter_ones().take(excess).collect();
         let written_left = self.counts.recycled as usize;
         let rest = (excess - fresh.len()).min(written_left);
         let recycled: Vec<usize> = self.recycled.iter_ones().skip(written_left - rest).collect();
         self.counts.fresh -= fresh.len() as u64;
         self.counts.recycled -= recycled.len() as u64;
-        self.counts.punching += (fresh.len() + recycled.len()) as u64;
         fresh.iter().for_each(|block| self.fresh.set(*block, false));
         recycled.iter().for_each(|block| self.recycled.set(*block, false));
         self.to_punch.extend(fresh.into_iter().chain(recycled).map(|block| block as u64));
@@ -276,47 +292,66 @@ impl Space {
 
     /// Nothing is punched any more: what was queued is kept.
     pub fn keep_queued(&mut self) {
-        while let Some((first, blocks)) = self.take_punch(u64::MAX) {
-            self.counts.punching -= blocks;
-            self.recycle(first, blocks);
+        for block in std::mem::take(&mut self.to_punch) {
+            self.recycle(DataBlock(block), 1);
         }
     }
 
     /// The next run of queued blocks, at most `most` long, taken out to be punched.
     pub fn take_punch(&mut self, most: u64) -> Option<(DataBlock, u64)> {
-        let first = self.to_punch.pop_first()?;
+        let most = most.min(self.punchable());
+        let first = if most > 0 { self.to_punch.pop_first()? } else { return None };
         let mut blocks = 1;
         while blocks < most && self.to_punch.remove(&(first + blocks)) {
             blocks += 1;
         }
+        self.counts.punching += blocks;
+        if canary::broken(Canary::PunchRacesRewrite) {
+            self.recycle(DataBlock(first), blocks);
+        }
         Some((DataBlock(first), blocks))
     }
 
-    /// The next run of free blocks in `from..end`, holes included, at most `most` long, taken out to be punched.
+    /// The next run of free blocks in `from..end`, holes included, at most `most` long, taken out to be punched. Allocated
+    /// ones that reservations need are passed over.
     pub fn take_free(&mut self, from: DataBlock, end: DataBlock, most: u64) -> Option<(DataBlock, u64)> {
         let end = end.0.min(self.holes.len() as u64);
-        let first = (from.0..end).find(|block| self.is_free(*block))?;
-        let run =
-            (first..end.min(first.saturating_add(most))).take_while(|block| self.is_free(*block)).count();
-        (first..first + run as u64).for_each(|block| self.take_out(block));
-        self.counts.punching += run as u64;
-        if canary::broken(Canary::TrimRacesWrite) {
-            self.return_holes(DataBlock(first), run as u64);
+        let can_spare = self.spare() > 0;
+        let first = (from.0..end).find(|block| self.is_hole(*block) || can_spare && self.is_free(*block))?;
+        let mut run = 0;
+        while run < most && first + run < end && self.take_out(first + run) {
+            run += 1;
         }
-        Some((DataBlock(first), run as u64))
+        self.counts.punching += run;
+        if canary::broken(Canary::TrimRacesWrite) {
+            self.return_holes(DataBlock(first), run);
+        }
+        Some((DataBlock(first), run))
+    }
+
+    fn is_hole(&self, block: u64) -> bool {
+        self.holes[block as usize]
     }
 
     fn is_free(&self, block: u64) -> bool {
         let index = block as usize;
-        self.holes[index] || self.fresh[index] || self.recycled[index] || self.to_punch.contains(&block)
+        self.is_hole(block) || self.fresh[index] || self.recycled[index] || self.to_punch.contains(&block)
     }
 
-    fn take_out(&mut self, block: u64) {
+    /// Takes a free block out of what can be given out or made ready, if it is one and nobody has it reserved.
+    fn take_out(&mut self, block: u64) -> bool {
         let index = block as usize;
-        self.counts.holes -= u64::from(self.holes.replace(index, false));
+        if self.holes.replace(index, false) {
+            self.counts.holes -= 1;
+            return true;
+        }
+        if self.spare() == 0 || !self.is_free(block) {
+            return false;
+        }
         self.counts.fresh -= u64::from(self.fresh.replace(index, false));
         self.counts.recycled -= u64::from(self.recycled.replace(index, false));
-        self.counts.punching -= u64::from(self.to_punch.remove(&block));
+        self.to_punch.remove(&block);
+        true
     }
 
     /// A punch of queued blocks completed. If it failed they are still allocated, and as free as before.
@@ -390,9 +425,9 @@ mod tests {
         let (first, blocks) = space.take_holes(4).unwrap();
         space.slab_ready(first, blocks);
         space.give_back(DataBlock(0));
-        assert_eq!((space.ready(), space.counts().punching), (5, 1));
+        assert_eq!((space.ready(), space.counts().queued), (5, 1));
         assert_eq!(space.take(), Some(DataBlock(0)));
-        assert_eq!((space.ready(), space.counts().punching), (4, 0));
+        assert_eq!((space.ready(), space.counts().queued), (4, 0));
     }
 
     #[test]
@@ -403,7 +438,7 @@ mod tests {
         (0..3).for_each(|block| space.give_back(DataBlock(block)));
         space.retire(2, 100);
         let counts = space.counts();
-        assert_eq!((counts.fresh, counts.recycled, counts.punching), (0, 2, 5));
+        assert_eq!((counts.fresh, counts.recycled, counts.queued), (0, 2, 5));
         assert_eq!(space.take_punch(100), Some((DataBlock(2), 1)));
         assert_eq!(space.take_punch(100), Some((DataBlock(4), 4)));
         space.punched(DataBlock(2), 1, false);
@@ -424,5 +459,20 @@ mod tests {
         space.trimmed(DataBlock(1), 2);
         space.trimmed(DataBlock(4), 3);
         assert_eq!(space.counts(), SpaceCounts { holes: 6, ..SpaceCounts::default() });
+    }
+
+    #[test]
+    fn what_reservations_need_is_neither_punched_nor_trimmed() {
+        let mut space = Space::new(&counts(8, 4), 0);
+        let (first, blocks) = space.take_holes(2).unwrap();
+        space.slab_ready(first, blocks);
+        (0..2).for_each(|block| space.give_back(DataBlock(block)));
+        space.keep_blocks(3);
+        space.retire(0, 100);
+        assert_eq!((space.ready(), space.counts().queued), (4, 2));
+        assert_eq!(space.take_punch(100), Some((DataBlock(0), 1)));
+        assert_eq!((space.take_punch(100), space.has_to_punch()), (None, false));
+        assert_eq!(space.take_free(DataBlock(0), DataBlock(99), 100), Some((DataBlock(6), 2)));
+        assert_eq!(space.ready(), 3);
     }
 }

@@ -17,6 +17,8 @@ pub struct TrimTask {
     pub key: Key,
     next: DataBlock,
     end: DataBlock,
+    /// What was freed before it began is proven: under load there is always something that is not.
+    has_waited: bool,
     punched_bytes: u64,
 }
 
@@ -32,7 +34,7 @@ impl Core {
         }
         let (next, end) =
             (DataBlock(first_block), DataBlock(end.min(first_block.saturating_add(SLICE_BLOCKS))));
-        self.start_part(key, Task::Trim(TrimTask { key, next, end, punched_bytes: 0 }));
+        self.start_part(key, Task::Trim(TrimTask { key, next, end, has_waited: false, punched_bytes: 0 }));
         Ok(())
     }
 
@@ -41,11 +43,13 @@ impl Core {
         self.metadata.forest.data_counts.len().min(self.punch.end_block())
     }
 
-    pub(super) fn trim(&mut self, task: TrimTask) {
+    pub(super) fn trim(&mut self, mut task: TrimTask) {
         let unproven = self.space.newest_freed().filter(|number: &DeltaNumber| *number > self.commit.proven);
         match unproven {
-            // Only before it begins: under load there is always something that is not proven.
-            Some(number) if task.punched_bytes == 0 => self.wait_for_proof(number, Task::Trim(task)),
+            Some(number) if !task.has_waited => {
+                task.has_waited = true;
+                self.wait_for_proof(number, Task::Trim(task));
+            }
             _ => self.punch.trims.push_back(task),
         }
     }

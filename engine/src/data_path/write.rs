@@ -6,7 +6,8 @@
 use super::gather::GatherKind;
 use super::read::lost_range_error;
 use super::room::Room;
-use super::{Core, DeltaNumber, Key, Task};
+use super::stall::Shortage;
+use super::{Core, DeltaNumber, Key, Task, stall};
 use crate::canary::{self, Canary};
 use crate::error::Place;
 use crate::format::{Layer, Mapping, VolumeRecord};
@@ -35,6 +36,8 @@ pub struct WriteTask {
     pub locked: SectorMask,
     /// A block image that holds the touched sectors whole. Good only as long as they are locked.
     pub merged: Option<Bytes>,
+    /// Its place in the line of those that found no room.
+    pub line: Option<stall::Place>,
     /// A block image to be written instead, and its sectors: the write with what it had to copy.
     pub copied: Option<(SectorMask, Bytes)>,
 }
@@ -68,6 +71,7 @@ impl WriteTask {
             only_mapped,
             locked: SectorMask::EMPTY,
             merged: None,
+            line: None,
             copied: None,
         }
     }
@@ -212,20 +216,30 @@ impl Core {
     /// A new block for `sectors`: one that a write to the same virtual block took and has not published, or another.
     pub(super) fn write_fresh(&mut self, task: WriteTask, sectors: SectorMask, needed: Room) {
         let needed = needed.with_sectors(sectors);
+        let place = task.place();
+        if !self.may_take(task.volume) && !self.locks.has_target(place) {
+            return self.wait_for_share(task);
+        }
         if !self.admit(needed) {
             return self.wait_for_room(Task::Write(task));
         }
-        let place = task.place();
         let joined = self.locks.join_target(place);
-        let Some(block) = joined.or_else(|| self.space.take()) else {
+        let Some(block) = joined.or_else(|| self.take_block(&task)) else {
             self.withdraw(needed);
-            return self.wait_for_block(Task::Write(task));
+            return self.wait_for_block(task);
         };
         if joined.is_none() {
             self.note_block_taken();
+            self.note_given(task.volume);
+            self.note_room(Shortage::Blocks);
             self.locks.set_target(place, block);
         }
         self.start_fresh(task, block, sectors, needed);
+    }
+
+    fn take_block(&mut self, task: &WriteTask) -> Option<DataBlock> {
+        let may = self.block_is_available(task.volume) && !self.is_behind_others(task);
+        may.then(|| self.space.take()).flatten()
     }
 
     fn choose(&self, volume: VolumeId, found: &Found, sectors: SectorMask) -> Choice {

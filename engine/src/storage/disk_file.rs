@@ -4,7 +4,7 @@
 //! read share. The lock sits on the open file description that writes, so it lives as long as anything that could
 //! still write. Moving bytes is `file_io.rs`; who calls that is `file_disk.rs`, `ring.rs` and `threads.rs`.
 
-use super::device;
+use super::{HostRoom, device};
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::{IFlags, OFlags};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -165,6 +165,20 @@ impl DiskFile {
             return Ok(self.size_bytes());
         }
         Ok(self.writer.metadata()?.blocks() * 512)
+    }
+
+    /// What the host holds of it, and could hold. A device is all there is of it, once it was looked at anew.
+    pub fn host_room(&self) -> io::Result<HostRoom> {
+        if self.is_device {
+            self.refresh_size()?;
+            return Ok(HostRoom { allocated_bytes: self.size_bytes(), ..HostRoom::default() });
+        }
+        let host = rustix::fs::fstatvfs(&self.writer)?;
+        Ok(HostRoom {
+            allocated_bytes: self.host_bytes()?,
+            free_bytes: host.f_bavail * host.f_frsize,
+            total_bytes: host.f_blocks * host.f_frsize,
+        })
     }
 
     /// Written, synced, allocated and punched through this.

@@ -94,14 +94,64 @@ pub struct Completion {
     pub result: std::result::Result<(), DiskError>,
 }
 
+/// What a host holds of a file, and what it could hold, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostRoom {
+    /// Allocated for the file.
+    pub allocated_bytes: u64,
+    /// Free on its file system, for this user.
+    pub free_bytes: u64,
+    /// Size of its file system.
+    pub total_bytes: u64,
+}
+
+impl HostRoom {
+    /// The largest file that the host can hold beside what else is there, less a margin: a twentieth of its file system, at
+    /// most 1 GiB.
+    pub fn holds_at_most(&self) -> u64 {
+        let margin = (self.total_bytes / 20).min(1 << 30);
+        self.allocated_bytes + self.free_bytes.saturating_sub(margin)
+    }
+}
+
 /// A disk: operations in, completions out, in any order.
 pub trait Disk {
     /// The size of the disk now, in bytes.
     fn size_bytes(&self) -> u64;
+
+    /// What its host holds and could hold; none if that is not known.
+    fn host_room(&self) -> Option<HostRoom> {
+        None
+    }
 
     /// Starts an operation. It may complete at once or later; it never blocks for long.
     fn submit(&mut self, ticket: Ticket, operation: Operation);
 
     /// Takes one completed operation. Waits for one if any is in flight; `None` if none is.
     fn next_completion(&mut self) -> Option<Completion>;
+
+    /// Makes the disk end at `size_bytes` and gives what is behind that back to the host, at once. Nothing may be in
+    /// flight. Until the next sync a power loss may undo it. `Unsupported` where the size is given, as that of a device.
+    fn truncate(&mut self, size_bytes: u64) -> std::result::Result<(), DiskError> {
+        let _ = size_bytes;
+        Err(DiskError::Unsupported)
+    }
+}
+
+impl<D: Disk + ?Sized> Disk for &mut D {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn submit(&mut self, ticket: Ticket, operation: Operation) {
+        (**self).submit(ticket, operation);
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        (**self).next_completion()
+    }
+
+    fn truncate(&mut self, size_bytes: u64) -> std::result::Result<(), DiskError> {
+        (**self).truncate(size_bytes)
+    }
 }

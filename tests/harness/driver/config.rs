@@ -46,7 +46,7 @@ impl RunConfig {
         // Numbers of their own, so that a seed stands for the same run as before these options came.
         let mut own = Rng::new(!seed);
         let (written_ahead_blocks, sync_window) = (*own.pick(&[0, 0, 4]), *own.pick(&[2, 8]));
-        let (reserve_blocks, punch_rest_ms) = (*own.pick(&[0, 1, 8]), *own.pick(&[0, 0, 20]));
+        let (spare_blocks, punch_rest_ms) = (*own.pick(&[0, 1, 8]), *own.pick(&[0, 0, 20]));
         let reclaim_after_ms = *own.pick(&[0, 100, 1000]);
         let roomy = !seed.is_multiple_of(3);
         let data_blocks = if roomy { 320 } else { rng.between(16, 48) };
@@ -62,7 +62,7 @@ impl RunConfig {
             open: OpenOptions {
                 written_ahead_blocks,
                 sync_window,
-                reserve_blocks,
+                spare_blocks,
                 punch_rest_ms,
                 reclaim_after_ms,
                 ..small_options(&mut rng)
