@@ -112,7 +112,7 @@ pub enum PoolCommand {
     /// Change what the pool does about space. `vellum pool status` shows all settings.
     Set {
         /// no-space=stall|error, no-space-timeout=SECONDS (0 for ever), auto-extend=SIZE|off, low-water=SIZE|auto,
-        /// on-low-water=COMMAND. Kept, and not acted upon yet: discard=eager|lazy|off, detect-zeros=on|off.
+        /// on-low-water=COMMAND, discard=eager|lazy|off, detect-zeros=on|off.
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<Setting>,
     },

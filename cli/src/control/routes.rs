@@ -133,6 +133,20 @@ where
     Ok((status, Json(ask(pool, act).await?)))
 }
 
+/// Answers what may take long: where there are several ways to the pool others do not wait for it.
+pub(super) async fn answer_apart<T, F>(pool: Shared, status: StatusCode, act: F) -> Answer<T>
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce(&mut dyn Manage) -> Result<T> + Send + 'static,
+{
+    let Some(mut way) = ask(pool.clone(), |pool| Ok(pool.fork())).await? else {
+        return answer(pool, status, act).await;
+    };
+    let failed = |_| Error::new(Kind::Failure, "the request has panicked");
+    let answered = tokio::task::spawn_blocking(move || act(&mut *way)).await.map_err(failed)??;
+    Ok((status, Json(answered)))
+}
+
 async fn status(State(pool): State<Shared>) -> Answer<views::PoolView> {
     let act = |pool: &mut dyn Manage| Ok(views::PoolView { served: true, ..pool.status()? });
     answer(pool, StatusCode::OK, act).await

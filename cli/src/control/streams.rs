@@ -4,7 +4,7 @@
 //! other requests do not wait for it.
 
 use super::channel_body::{ChannelBody, channel_body};
-use super::routes::{Answer, Body, Failure, Name, answer, ask};
+use super::routes::{Answer, Body, Failure, Name, answer, answer_apart, ask};
 use super::{DATA_BYTES_HEADER, Shared};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -44,20 +44,12 @@ pub(super) async fn difference(
 
 /// Takes its time while clients use the pool.
 pub(super) async fn trim(State(pool): State<Shared>, Body(part): Body<TrimView>) -> Answer<TrimmedView> {
-    let mut pool = way_in(pool).await?;
-    let panicked = |_| Error::new(Kind::Failure, "the request has panicked");
-    let trimmed = tokio::task::spawn_blocking(move || pool.trim(&part)).await.map_err(panicked)??;
-    Ok((StatusCode::OK, Json(trimmed)))
+    answer_apart(pool, StatusCode::OK, move |pool| pool.trim(&part)).await
 }
 
-/// Counting may take long, so others do not wait for it where there are several ways to the pool.
+/// Walks through trees.
 pub(super) async fn usage(State(pool): State<Shared>, Body(what): Body<AskUsageView>) -> Answer<UsageView> {
-    let Some(mut pool) = ask(pool.clone(), |pool| Ok(pool.fork())).await? else {
-        return answer(pool, StatusCode::OK, move |pool| pool.usage(&what)).await;
-    };
-    let gone = |_| Error::new(Kind::Failure, "the request has panicked");
-    let counted = tokio::task::spawn_blocking(move || pool.usage(&what)).await.map_err(gone)??;
-    Ok((StatusCode::OK, Json(counted)))
+    answer_apart(pool, StatusCode::OK, move |pool| pool.usage(&what)).await
 }
 
 /// Answers when it is known that there will be a stream, and how long.

@@ -136,4 +136,29 @@ mod tests {
         wipe_signatures(&Arc::new(take_over(&path, true).unwrap())).unwrap();
         take_over(&path, false).unwrap();
     }
+
+    /// A loop device; detached when this is dropped.
+    struct Loop(String);
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+        }
+    }
+
+    #[test]
+    fn a_device_forgets_what_is_discarded() {
+        let directory = tempfile::tempdir().unwrap();
+        let under = directory.path().join("under");
+        std::fs::write(&under, vec![7; 4 << 20]).unwrap();
+        let attached = std::process::Command::new("losetup").args(["--find", "--show"]).arg(&under).output();
+        let attached = Loop(String::from_utf8(attached.unwrap().stdout).unwrap().trim().to_owned());
+        let device = File::options().read(true).write(true).open(&attached.0).unwrap();
+        discard(&device, 1 << 20, 2 << 20).unwrap();
+        let mut read = vec![1; 4 << 20];
+        device.read_exact_at(&mut read, 0).unwrap();
+        let is_gone = |at| (1 << 20..3 << 20).contains(&at);
+        assert!(read.iter().enumerate().all(|(at, byte)| *byte == if is_gone(at) { 0 } else { 7 }));
+        assert!(discard(&device, 1, 511).is_err(), "not whole sectors");
+    }
 }
