@@ -90,7 +90,9 @@ impl Core {
             return;
         }
         let ahead = self.next_slab_blocks() / 4;
-        let short = self.space.ready() <= ahead || self.stall.wants_block() || self.reservations_lack_slabs();
+        // What is being written ahead comes back.
+        let at_hand = self.space.ready() + self.space.counts().write_ahead;
+        let short = at_hand <= ahead || self.stall.wants_block() || self.reservations_lack_slabs();
         if short && !self.slab.running && !self.slab.refused {
             self.start_slab();
         }

@@ -307,7 +307,7 @@ impl Space {
         }
         self.counts.punching += blocks;
         if canary::broken(Canary::PunchRacesRewrite) {
-            self.recycle(DataBlock(first), blocks);
+            self.return_holes(DataBlock(first), blocks);
         }
         Some((DataBlock(first), blocks))
     }
