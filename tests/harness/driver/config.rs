@@ -46,6 +46,8 @@ impl RunConfig {
         // Numbers of their own, so that a seed stands for the same run as before these options came.
         let mut own = Rng::new(!seed);
         let (written_ahead_blocks, sync_window) = (*own.pick(&[0, 0, 4]), *own.pick(&[2, 8]));
+        let (spare_blocks, punch_rest_ms) = (*own.pick(&[0, 1, 8]), *own.pick(&[0, 0, 20]));
+        let reclaim_after_ms = *own.pick(&[0, 100, 1000]);
         let roomy = !seed.is_multiple_of(3);
         let data_blocks = if roomy { 320 } else { rng.between(16, 48) };
         Self {
@@ -57,7 +59,14 @@ impl RunConfig {
                 secret: seed.wrapping_mul(0x2545_f491_4f6c_dd1d),
                 created_unix_s: 1,
             },
-            open: OpenOptions { written_ahead_blocks, sync_window, ..small_options(&mut rng) },
+            open: OpenOptions {
+                written_ahead_blocks,
+                sync_window,
+                spare_blocks,
+                punch_rest_ms,
+                reclaim_after_ms,
+                ..small_options(&mut rng)
+            },
             workload: workload(&mut rng),
             tolerance: if roomy { Tolerance::Nothing } else { Tolerance::Space },
             in_flight: *rng.pick(&[1, 3, 8, 16]),

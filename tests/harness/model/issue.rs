@@ -8,6 +8,7 @@ use crate::tag::{UNIT, Value, payload};
 use crate::workload::{Op, Selector, Span};
 use std::collections::BTreeMap;
 use vellum_engine::request::{NewVolume, Request, RequestId};
+use vellum_engine::settings::{DiscardPolicy, Settings};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
 
 impl Model {
@@ -34,6 +35,8 @@ impl Model {
             Op::Release(volume) => self.issue_release(*volume)?,
             Op::Collapse(volume) => self.issue_collapse(*volume)?,
             Op::Checkpoint => (Asked::Checkpoint, Request::Checkpoint),
+            Op::Trim(first_block) => (Asked::Trim, Request::Trim { first_block: *first_block }),
+            Op::Configure(selector) => (Asked::Configure, configure(*selector)),
         };
         self.pending.insert(id, Pending { issued, what });
         Some(request)
@@ -111,7 +114,13 @@ impl Model {
         let (offset_bytes, length_bytes) = self.clamp(volume, span);
         let (_, record) = self.new_write(issued, fua);
         self.add_change(volume, offset_bytes..offset_bytes + length_bytes, None, record);
-        let request = Request::WriteZeroes { volume: id, offset_bytes, length_bytes, keep_allocated, fua };
+        // Zeros come by a write as well: where the pool looks for them they become holes.
+        let request = if keep_allocated && issued.is_multiple_of(2) {
+            let bytes = vec![0; length_bytes as usize].into();
+            Request::Write { volume: id, offset_bytes, bytes, fua }
+        } else {
+            Request::WriteZeroes { volume: id, offset_bytes, length_bytes, keep_allocated, fua }
+        };
         Some((Asked::Change { volume, record }, request))
     }
 
@@ -264,4 +273,15 @@ impl Model {
         let (volume, id) = self.choose(selector, |volume| volume.is_live() && !volume.is_snapshot)?;
         Some((Asked::Collapse { volume }, Request::Collapse { volume: id }))
     }
+}
+
+/// What becomes of freed space and of zeros, at random.
+fn configure(selector: Selector) -> Request {
+    let discard = [DiscardPolicy::Eager, DiscardPolicy::Eager, DiscardPolicy::Lazy, DiscardPolicy::Off];
+    let settings = Settings {
+        discard: discard[(selector % 4) as usize],
+        detect_zeros: selector >> 8 & 1 == 1,
+        ..Settings::default()
+    };
+    Request::Configure { settings: Box::new(settings) }
 }
