@@ -26,6 +26,8 @@ struct Driven {
     metadata_bytes: u64,
     /// Data writes are refused for want of room.
     refuses_writes: bool,
+    /// Writes of the log and of the metadata file are refused, too.
+    refuses_own: bool,
     room: Option<HostRoom>,
 }
 
@@ -46,6 +48,7 @@ impl Driven {
             host_blocks,
             metadata_bytes: u64::MAX,
             refuses_writes: false,
+            refuses_own: false,
             room,
         }
     }
@@ -98,12 +101,17 @@ impl Driven {
             Operation::Allocate { offset_bytes, length_bytes } if side == Side::Metadata => {
                 offset_bytes + length_bytes > self.metadata_bytes
             }
+            // The log stands in the first blocks.
+            Operation::Write { offset_bytes, .. }
+                if side == Side::Metadata || *offset_bytes < 2 * BLOCK_BYTES =>
+            {
+                self.refuses_own
+            }
             _ if side == Side::Metadata => false,
             Operation::Allocate { offset_bytes, length_bytes } => {
                 offset_bytes + length_bytes > self.host_blocks.saturating_mul(BLOCK_BYTES)
             }
-            // The log stands in the first blocks.
-            Operation::Write { offset_bytes, .. } => self.refuses_writes && *offset_bytes >= 2 * BLOCK_BYTES,
+            Operation::Write { .. } => self.refuses_writes,
             _ => false,
         };
         if is_refused {
@@ -397,4 +405,43 @@ fn zeros_that_would_be_holes_wait_for_metadata_as_other_writes_do() {
         Segment::Bytes(bytes) => bytes.iter().all(|byte| *byte == 0),
         _ => true,
     }));
+}
+
+#[test]
+fn a_log_that_the_host_refuses_is_waited_for() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.now(write(volume, 0)).unwrap();
+    pool.refuses_own = true;
+    let waiting = pool.write(volume, 1);
+    let checkpoint = pool.ask(Request::Checkpoint);
+    pool.pass(5000);
+    assert!([waiting, checkpoint].iter().all(|id| pool.answer(*id).is_none()), "nothing is known to be safe");
+    let status = pool.core.status();
+    assert_eq!((status.space_state, status.stall.shortage), (SpaceState::OutOfSpace, Some(Shortage::Host)));
+    assert!(status.stall.writes > 0 && status.stall.oldest_ms == 5000, "{status:?}");
+    assert!(status.failure.is_none() && pool.core.wants_time());
+    pool.refuses_own = false;
+    pool.pass(2000);
+    for id in [waiting, checkpoint] {
+        pool.answer(id).unwrap().unwrap();
+    }
+    assert_eq!(pool.core.status().space_state, SpaceState::Ok);
+    pool.refuses_own = true;
+    let late = pool.write(volume, 2);
+    pool.pass(61_000);
+    let error = pool.answer(late).unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
+    assert!(pool.core.status().failure.is_some(), "after the time-out");
+}
+
+#[test]
+fn a_pool_closes_although_the_host_refuses_its_log() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.refuses_own = true;
+    let waiting = pool.write(volume, 1);
+    let close = pool.ask(Request::Close);
+    pool.pass(200);
+    assert!(pool.answer(waiting).unwrap().is_err() && pool.answer(close).unwrap().is_err());
 }

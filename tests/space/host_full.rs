@@ -132,23 +132,46 @@ fn a_file_size_limit_stalls() {
     bench.finish();
 }
 
-/// btrfs keeps its own quotas, so that this needs no kernel with others; XFS's are in `tests/lab/space.sh`. It charges
-/// overwrites too, the log's among them: the pool may have to stop taking writes, and says why. Nothing that was
-/// acknowledged is lost, and with another quota it works again.
-#[test]
-fn a_quota_of_btrfs_loses_nothing() {
+/// A place under a quota of 120 MiB, and its subvolume. btrfs keeps its own quotas, so that this needs no kernel with
+/// others; XFS's are in `tests/lab/space.sh`. It charges overwrites too, the log's among them.
+fn limited_btrfs() -> Option<(Place, String)> {
     let place = Place::new("btrfs");
     if !place.is_mounted() {
-        return;
+        return None;
     }
     let volume = place.path("limited").to_string_lossy().into_owned();
-    let btrfs = |arguments: &[&str]| tool("btrfs", "btrfs-progs", arguments);
     btrfs(&["quota", "enable", &place.path("").to_string_lossy()]);
     btrfs(&["subvolume", "create", &volume]);
     fs::create_dir(place.path("limited/pool")).unwrap();
     std::os::unix::fs::symlink("limited/pool", place.path("pool")).unwrap();
     btrfs(&["qgroup", "limit", "120M", &volume]);
-    let bench = Bench::new(place, "2G", "1G", &["no-space=error"]);
+    Some((place, volume))
+}
+
+fn btrfs(arguments: &[&str]) {
+    tool("btrfs", "btrfs-progs", arguments);
+}
+
+/// Whatever is refused, data or log, waits until the quota is larger.
+#[test]
+fn a_quota_of_btrfs_stalls() {
+    let Some((place, volume)) = limited_btrfs() else { return };
+    let bench = Bench::new(place, "2G", "1G", &["no-space=stall", "no-space-timeout=0"]);
+    let fio = bench.fio(1, 200, &[]);
+    bench.wait_for_waiting(1);
+    thread::sleep(stall_time());
+    assert!(!fio.is_finished(), "{:?}", bench.status());
+    btrfs(&["qgroup", "limit", "none", &volume]);
+    must_be_well(fio);
+    bench.finish();
+}
+
+/// With a policy that lets nobody wait the pool may have to stop taking writes, and says why. Nothing that was acknowledged
+/// is lost, and with another quota it works again.
+#[test]
+fn a_quota_of_btrfs_loses_nothing() {
+    let Some((place, volume)) = limited_btrfs() else { return };
+    let bench = Bench::new(place, "2G", "1G", &["no-space=error", "no-space-timeout=2"]);
     let mut client = bench.client("disk");
     let is_written = |offset: &u64| client.write(*offset, &content(*offset, BLOCK)).unwrap() == 0;
     let written = (0..200 * MIB).step_by(BLOCK as usize).take_while(is_written).count() as u64 * BLOCK;

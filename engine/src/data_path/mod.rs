@@ -20,7 +20,7 @@
 //! `difference.rs`; what volumes have alone `usage.rs`; snapshots that arrive `receive.rs`. In the
 //! background: `checkpoint.rs`, `reclaim.rs` (slabs, growth of the metadata file), `punch.rs` and `sector_punch.rs` (space
 //! given back to the host), `write_ahead.rs` (free blocks written before they are needed). `trim.rs` has everything free
-//! punched on request. Writes that find no room wait in `stall.rs`. A pool is made larger by `extend.rs`, and makes itself
+//! punched on request. Writes that find no room wait in `stall.rs`, the pool's own in `refused.rs`. A pool is made larger by `extend.rs`, and makes itself
 //! larger by `auto_extend.rs`; `space_events.rs` tells how it is off.
 //! `opening.rs` makes a core from two disks.
 
@@ -47,6 +47,7 @@ mod rates;
 mod read;
 mod receive;
 mod reclaim;
+mod refused;
 mod reservations;
 mod reserve;
 mod room;
@@ -198,6 +199,7 @@ pub struct Core {
     waiting_for_proof: VecDeque<(DeltaNumber, Task)>,
     waiting_for_room: VecDeque<Task>,
     stall: stall::StallState,
+    refused: refused::RefusedState,
     auto_extend: auto_extend::AutoExtendState,
     space_events: space_events::SpaceEvents,
     /// Blocks that operations of former owners still name.
@@ -261,6 +263,7 @@ impl Core {
             && (!self.is_proven()
                 || !self.waiting_for_room.is_empty()
                 || !self.stall.is_empty()
+                || self.refused.is_waiting()
                 || self.collapse.wants_turn()
                 || self.punches_want_time()
                 || self.reservations.wants_turn())

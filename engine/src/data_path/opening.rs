@@ -164,6 +164,7 @@ impl Core {
             waiting_for_proof: VecDeque::new(),
             waiting_for_room: VecDeque::new(),
             stall: StallState::default(),
+            refused: super::refused::RefusedState::default(),
             auto_extend: AutoExtendState::default(),
             space_events: SpaceEvents::default(),
             waiting_for_pins: VecDeque::new(),

@@ -69,7 +69,10 @@ impl Core {
     pub fn complete(&mut self, completion: Completion) {
         let Some(pending) = self.pending.remove(&completion.ticket) else { return };
         let result = completion.result;
-        let buffer = match completion.operation {
+        let Some((pending, operation)) = self.put_refused_aside(pending, completion.operation, result) else {
+            return;
+        };
+        let buffer = match operation {
             Operation::Read { buffer, .. } => Some(buffer),
             _ => None,
         };

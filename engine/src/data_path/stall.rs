@@ -63,7 +63,7 @@ pub struct StallState {
 /// What there is to say of waiting writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StallStatus {
-    /// Requests that wait.
+    /// Writes that wait: requests, and the pool's own to its log and metadata.
     pub writes: u64,
     /// How long the oldest has waited, in milliseconds.
     pub oldest_ms: u64,
@@ -307,6 +307,9 @@ impl Core {
 
     /// What is missing, if it is known that it does not come by itself.
     pub(super) fn shortage(&self) -> Option<Shortage> {
+        if self.refused.is_waiting() {
+            return Some(Shortage::Host);
+        }
         [Shortage::Host, Shortage::Blocks, Shortage::Metadata].into_iter().find(|shortage| {
             let is_stuck = self.stall.stuck_since_ms[*shortage as usize].is_some();
             // While somebody waits, asking the host again is no news; a block that was given out is.
@@ -318,9 +321,10 @@ impl Core {
     /// What there is to say of waiting writes.
     pub(super) fn stall_status(&self) -> StallStatus {
         let keys: FxHashSet<Key> = self.stall.waiters.values().map(|waiter| waiter.task.key).collect();
-        let oldest = self.stall.waiters.values().map(|waiter| waiter.since_ms).min();
+        let since_ms = self.stall.waiters.values().map(|waiter| waiter.since_ms);
+        let oldest = since_ms.chain(self.refused.since_ms()).min();
         StallStatus {
-            writes: keys.len() as u64,
+            writes: keys.len() as u64 + self.refused.waiting(),
             oldest_ms: oldest.map_or(0, |since_ms| self.now_ms - since_ms),
             shortage: self.shortage(),
             overwrites_need_room: self.stall.overwrites_need_room,

@@ -27,6 +27,7 @@ impl Core {
             self.stop_at_damage();
             self.prove_when_due();
             self.retry_when_due();
+            self.retry_refused();
             self.compose();
             self.run_checkpoint();
             self.sync_when_due();

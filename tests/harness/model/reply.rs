@@ -196,6 +196,10 @@ impl Model {
         }
     }
 
+    fn is_closing(&self) -> bool {
+        self.pending.values().any(|pending| matches!(pending.what, Asked::Close))
+    }
+
     fn is_excused(&self, pending: &Pending, error: &Error) -> bool {
         let what = &pending.what;
         let takes_space = !matches!(
@@ -217,6 +221,7 @@ impl Model {
         }
         match what {
             Asked::Delete { volumes } => error.kind() == ErrorKind::Busy && self.may_keep(volumes),
+            Asked::Trim => error.kind() == ErrorKind::Busy && self.is_closing(),
             Asked::Read { volume, .. }
             | Asked::Change { volume, .. }
             | Asked::Hold { volume, .. }
