@@ -88,11 +88,15 @@ pub enum Canary {
     MovedUnsynced,
     /// L6: the data file is truncated while the older root slot still names blocks behind its end.
     TruncatedAheadOfSlots,
+    /// L6: the kernel gets blocks whose filling is not synced.
+    FilledUnsynced,
+    /// L6: the kernel gets a pool whose older root slot still says that nobody has it.
+    GivenByOneSlot,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -134,6 +138,8 @@ impl Canary {
         Self::RollbackBesideWrites,
         Self::MovedUnsynced,
         Self::TruncatedAheadOfSlots,
+        Self::FilledUnsynced,
+        Self::GivenByOneSlot,
     ];
 }
 

@@ -25,6 +25,9 @@ const LAST_TRIAL: u64 = 16;
 /// A pool that is made smaller; for the rules of that.
 const SHRINK_TRIAL: u64 = 17;
 
+/// A pool that is given to the kernel; for the rules of that.
+const HAND_OVER_TRIAL: u64 = 18;
+
 /// How a canary came to its end.
 struct Finding {
     canary: Canary,
@@ -67,6 +70,7 @@ fn hunt(canary: Canary) -> Finding {
 fn find(canary: Canary, seed: u64) -> Option<Violation> {
     let trials = match canary {
         Canary::MovedUnsynced | Canary::TruncatedAheadOfSlots => SHRINK_TRIAL..=SHRINK_TRIAL,
+        Canary::FilledUnsynced | Canary::GivenByOneSlot => HAND_OVER_TRIAL..=HAND_OVER_TRIAL,
         _ => 0..=LAST_TRIAL,
     };
     trials.into_iter().find_map(|trial| {
@@ -100,6 +104,9 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         9 => return late_punch_of_a_freed_block(seed),
         SHRINK_TRIAL => {
             return crate::shrink_pool::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
+        }
+        HAND_OVER_TRIAL => {
+            return crate::hand_over::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
         }
         _ => {}
     }
