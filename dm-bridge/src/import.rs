@@ -259,7 +259,8 @@ impl Census {
         while let Some(run) = runs.next().transpose()? {
             self.used.add(run.data_begin, run.length);
             seen.mapped_blocks += run.length;
-            seen.end = run.virtual_begin + run.length;
+            // Larger than any volume, and so refused.
+            seen.end = run.virtual_begin.saturating_add(run.length);
         }
         let mut lost = runs.take_lost();
         if device.root.is_none() {
@@ -401,15 +402,16 @@ fn size_of(
     base: Option<u64>,
 ) -> Result<u64, PoolError> {
     let at = |error: PoolError| error.at(Place::Volume(member.record.id));
-    let mapped = member.seen.end.checked_mul(blocks_a_block * BLOCK_BYTES).unwrap_or(u64::MAX);
+    let mapped = member.seen.end.saturating_mul(blocks_a_block * BLOCK_BYTES);
     if let Some(wanted) = wanted {
         // The last block may be mapped beyond the end.
         if wanted == 0
+            || wanted > VOLUME_BYTES_MAX
             || !wanted.is_multiple_of(4096)
             || wanted.next_multiple_of(blocks_a_block * BLOCK_BYTES) < mapped
         {
             let message = format!(
-                "device {} cannot have {wanted} bytes: blocks up to byte {mapped} are mapped, and sizes are multiples of 4096",
+                "device {} cannot have {wanted} bytes: blocks up to byte {mapped} are mapped, and sizes are multiples of 4096 up to {VOLUME_BYTES_MAX}",
                 member.seen.device.id
             );
             return Err(at(PoolError::invalid(message)));

@@ -159,9 +159,11 @@ fn pools_of_the_kernel_are_adopted_or_say_what_to_extend() {
 #[test]
 fn blocks_of_other_sizes_are_copied_and_stay_shared() {
     for (seed, blocks_a_block) in [(3, 1), (5, 2), (9, 2), (7, 16), (11, 16)] {
+        let mut tries = 0;
         let mut thin = pools::random(seed);
-        if thin.header.nr_data_blocks * blocks_a_block > 60_000 {
-            thin = pools::random(seed + 100);
+        while thin.header.nr_data_blocks * blocks_a_block > 6_000 {
+            tries += 100;
+            thin = pools::random(seed + tries);
         }
         thin.header.data_block_sectors = 128 * blocks_a_block as u32;
         let what = format!("seed {seed}, {blocks_a_block} blocks a block");
@@ -324,4 +326,21 @@ fn data_that_is_too_short_is_refused() {
     let result = adopt(&metadata, &mut data, &mut target, None, &options(), &mut |_| {});
     assert!(matches!(result, Err(Failure::Pool(error)) if error.kind() == ErrorKind::Mismatch));
     assert_eq!(target.size_bytes(), 0);
+}
+
+#[test]
+fn devices_that_no_volume_can_be_are_refused() {
+    for virtual_block in [1 << 40, 1 << 48, u64::MAX - 1] {
+        let mut thin = ThinPool { header: header(1000), devices: Vec::new() };
+        thin.add(1, &[run(virtual_block, 0, 1, 1)]);
+        let (image, _) = write(&thin, 1 << 20, Packing::Full);
+        let metadata = Metadata::open(&image).expect("it is whole");
+        let sized = |size| ImportOptions { sizes: [(1, size)].into(), ..options() };
+        for options in [options(), sized(4096), sized(u64::MAX), sized(u64::MAX - 4095)] {
+            let (mut data, mut target) = (data_of(1000, 1), MemoryDisk::new(0));
+            let result = adopt(&metadata, &mut data, &mut target, None, &options, &mut |_| {});
+            let Err(Failure::Pool(error)) = result else { panic!("block {virtual_block}: {result:?}") };
+            assert!(matches!(error.kind(), ErrorKind::Limit | ErrorKind::Invalid), "{error}");
+        }
+    }
 }
