@@ -108,6 +108,10 @@ fn a_refused_export_leaves_the_pool_as_it_was() {
     fs::write(&thin, "somebody's").unwrap();
     bench.fails(Kind::Exists, &["dm", "export", "--metadata", &thin]);
     assert_eq!(fs::read_to_string(&thin).unwrap(), "somebody's");
+    for own in ["data", "metadata"].map(|name| bench.pool().join(name).display().to_string()) {
+        let error = bench.fails(Kind::Invalid, &["dm", "export", "--metadata", &own, "--force"]);
+        assert!(error.contains("belongs to the pool itself"), "{error}");
+    }
     let server = bench.serve(&["serve"]);
     bench.fails(Kind::InUse, &["dm", "export", "--metadata", &thin, "--force"]);
     server.stop();
@@ -139,8 +143,22 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     bench.ok(&["dm", "import", "--metadata", &thin]);
     fs::write(bench.pool().join("metadata"), given).unwrap();
     bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
-    fs::write(bench.pool().join("superblock.imported"), superblock).unwrap();
+    // It is kept with the mark that took its place.
+    let mut marked = vec![0; 4096];
+    file.read_exact_at(&mut marked, 0).unwrap();
+    let mark = vellum_dm_bridge::import::imported_mark(&marked).unwrap();
+    let kept = bench.pool().join("superblock.imported");
+    fs::write(&kept, [&superblock[..], &[0; 16]].concat()).unwrap();
+    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
+    let kept_bytes = [&superblock[..], &mark].concat();
+    fs::write(&kept, &kept_bytes).unwrap();
     bench.ok(&["dm", "import", "--metadata", &thin]);
+    // What came back once does not come back for a later giving away.
+    let other = bench.path("other").display().to_string();
+    bench.ok(&["dm", "export", "--metadata", &other]);
+    fs::write(&kept, &kept_bytes).unwrap();
+    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
+    bench.ok(&["dm", "import", "--metadata", &other]);
     assert_eq!(content(&bench.pool()), before);
     assert!(bench.ok(&["pool", "check"]).starts_with("sound"));
 }

@@ -24,6 +24,7 @@ use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
 
 pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::super::pool::refuse_served(directory)?;
+    refuse_own(&flags.metadata, directory)?;
     let interrupted = interrupted(&flags.metadata);
     let options = ExportOptions { open: host::open_options()?, interrupted };
     let was_there = flags.metadata.symlink_metadata().is_ok();
@@ -35,6 +36,20 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
         let _ = std::fs::remove_file(&flags.metadata);
     }
     output.result(&view_of(flags, directory, &exported?), text::export)
+}
+
+/// The pool's own files are no place for the kernel's metadata, forced or not.
+fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
+    for own in [directory.data(), directory.metadata()] {
+        if path.exists() && own.exists() && files::are_same(path, &own)? {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("'{}' belongs to the pool itself", path.display()),
+            )
+            .hint("name another file or device for the kernel's metadata"));
+        }
+    }
+    Ok(())
 }
 
 /// The pool whose export to the file was interrupted, if one was.

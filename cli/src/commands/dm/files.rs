@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use vellum_dm_bridge::format::BLOCK_BYTES;
 use vellum_dm_bridge::{Source, Target};
@@ -73,6 +73,18 @@ fn open_with(path: &Path, options: &OpenOptions, exclusive: bool) -> Result<File
             error => error,
         },
     })
+}
+
+/// Whether two paths lead to one file or device.
+pub fn are_same(one: &Path, other: &Path) -> Result<bool> {
+    let identity = |path: &Path| {
+        let metadata = path.metadata();
+        metadata.map_err(|cause| Error::io(format!("cannot look at '{}'", path.display()), &cause))
+    };
+    let (one, other) = (identity(one)?, identity(other)?);
+    let is_device = one.file_type().is_block_device() && other.file_type().is_block_device();
+    let is_file = one.dev() == other.dev() && one.ino() == other.ino();
+    Ok(is_file || is_device && one.rdev() == other.rdev())
 }
 
 /// A file whose reads and writes a progress bar counts.

@@ -14,7 +14,7 @@ use crate::pool_directory::{Disks, NewDisks, PoolDirectory};
 use crate::views::{DmImportView, DmImportedView, VolumeKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use vellum_dm_bridge::export::Failure;
 use vellum_dm_bridge::format::{BLOCK_BYTES, Block, DATA_BLOCK_SECTORS_MIN};
@@ -22,6 +22,7 @@ use vellum_dm_bridge::import::{self, ImportOptions, Imported, ImportedVolume, Pr
 use vellum_dm_bridge::{Metadata, WithFirst};
 use vellum_engine::adopt::{self, Given};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
+use vellum_engine::request::Uuid;
 use vellum_engine::storage::{Disk, FileDisk};
 use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
 
@@ -30,7 +31,7 @@ type Thin = Metadata<WithFirst<Watched>>;
 pub fn run(flags: &DmImport, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::super::pool::refuse_served(directory)?;
     let import = Import { flags, directory, output };
-    let thin = import.metadata()?;
+    let (thin, mark) = import.metadata()?;
     let is_given = directory.owner().is_some_and(|owner| owner.kernel);
     let must_stay = flags.copy || flags.metadata_snapshot;
     let view = match (is_given, must_stay) {
@@ -41,7 +42,7 @@ pub fn run(flags: &DmImport, directory: &PoolDirectory, output: Output) -> Resul
             )
             .hint("name another directory by --pool, or leave --copy and --metadata-snapshot out"));
         }
-        (true, false) => import.take_back(&thin)?,
+        (true, false) => import.take_back(&thin, mark)?,
         (false, false) if thin.superblock().data_block_sectors == DATA_BLOCK_SECTORS_MIN => {
             import.adopt(&thin)?
         }
@@ -57,19 +58,16 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// The kernel's metadata, with the superblock that it had before an import was interrupted.
-    fn metadata(&self) -> Result<Thin> {
+    /// The kernel's metadata. If an import of it was interrupted, with the superblock that it had before, and the mark that it has now.
+    fn metadata(&self) -> Result<(Thin, Option<Uuid>)> {
         let path = &self.flags.metadata;
         let file = files::open(path, self.flags.metadata_snapshot)?;
         let mut first: Box<Block> = Box::new([0; BLOCK_BYTES]);
         let read = file.read_exact_at(&mut first[..], 0);
         read.map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
-        if import::imported_mark(&first[..]).is_some() {
-            let kept = std::fs::read(self.kept()).ok().and_then(|bytes| bytes.try_into().ok());
-            first = kept.ok_or_else(|| {
-                Error::new(Kind::Exists, format!("'{}' was imported into a pool already", path.display()))
-                    .hint("use that pool; its directory is where it was imported to")
-            })?;
+        let mark = import::imported_mark(&first[..]);
+        if let Some(mark) = mark {
+            first = self.kept_first(&mark).ok_or_else(|| imported_before(path))?;
         }
         let source = WithFirst { rest: Watched::quiet(file), first };
         let opened = match self.flags.metadata_snapshot {
@@ -77,7 +75,14 @@ impl Import<'_> {
             false => Metadata::open(source),
         };
         let metadata = opened.map_err(|error| super::explained(path, &error))?;
-        Ok(if self.flags.lenient { metadata.lenient() } else { metadata })
+        Ok((if self.flags.lenient { metadata.lenient() } else { metadata }, mark))
+    }
+
+    /// The superblock that was kept when `mark` took its place.
+    fn kept_first(&self, mark: &Uuid) -> Option<Box<Block>> {
+        let kept = std::fs::read(self.kept()).ok()?;
+        let (first, kept_mark) = kept.split_at_checked(BLOCK_BYTES)?;
+        (kept_mark == mark).then(|| first.first_chunk().copied().map(Box::new))?
     }
 
     fn kept(&self) -> PathBuf {
@@ -97,19 +102,22 @@ impl Import<'_> {
     }
 
     /// A pool that was given away comes back with all that its own metadata knows.
-    fn take_back(&self, thin: &Thin) -> Result<DmImportView> {
+    fn take_back(&self, thin: &Thin, mark: Option<Uuid>) -> Result<DmImportView> {
         let directory = self.directory;
         if let Some(named) = &self.flags.data {
             require_same(named, &directory.data())?;
         }
         let Disks { mut data, metadata: mut before } = directory.open_disks()?;
         let given = adopt::given(&mut before).map_err(|error| directory.explain(error))?;
+        if mark.is_some_and(|mark| mark != mark_of(&given)) {
+            return Err(imported_before(&self.flags.metadata));
+        }
         let path = directory.path().join("metadata.imported");
         let _ = std::fs::remove_file(&path);
         let mut target = FileDisk::create(&path, 0).map_err(|error| directory.explain(error))?;
         let imported = self.adopted(thin, &mut data, &mut target, Some(&given));
         let imported = imported.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
-        self.disown()?;
+        self.disown(&mark_of(&given))?;
         let renamed = std::fs::rename(&path, directory.metadata());
         renamed.map_err(|cause| Error::io(format!("cannot name '{}'", path.display()), &cause))?;
         self.done()?;
@@ -120,7 +128,7 @@ impl Import<'_> {
     fn adopt(&self, thin: &Thin) -> Result<DmImportView> {
         let (mut disks, made) = self.directory.adopt_disks(self.data()?)?;
         let imported = self.adopted(thin, &mut disks.data, &mut disks.metadata, None)?;
-        self.disown()?;
+        self.disown(&host::new_uuid()?)?;
         drop(disks);
         made.keep()?;
         self.done()?;
@@ -164,7 +172,7 @@ impl Import<'_> {
     }
 
     /// From here on the kernel cannot take the pool; what was there is kept until the pool has its name.
-    fn disown(&self) -> Result<()> {
+    fn disown(&self, mark: &Uuid) -> Result<()> {
         let path = &self.flags.metadata;
         let cannot = |cause: std::io::Error| Error::io(format!("cannot change '{}'", path.display()), &cause);
         let mut file = File::options().read(true).write(true).open(path).map_err(cannot)?;
@@ -174,12 +182,12 @@ impl Import<'_> {
             return Ok(());
         }
         let kept = File::create(self.kept()).and_then(|kept| {
-            kept.write_all_at(&first, 0)?;
+            kept.write_all_at(&[&first[..], mark].concat(), 0)?;
             kept.sync_all()?;
             File::open(self.directory.path())?.sync_all()
         });
         kept.map_err(|cause| Error::io(format!("cannot write '{}'", self.kept().display()), &cause))?;
-        import::disown(&mut file, &host::new_uuid()?).map_err(|error| super::explained(path, &error))
+        import::disown(&mut file, mark).map_err(|error| super::explained(path, &error))
     }
 
     fn done(&self) -> Result<()> {
@@ -239,18 +247,24 @@ fn told(bar: &ProgressBar) -> impl FnMut(Progress) {
 }
 
 fn require_same(named: &Path, data: &Path) -> Result<()> {
-    let identity = |path: &Path| {
-        let metadata = path.metadata();
-        let metadata =
-            metadata.map_err(|cause| Error::io(format!("cannot look at '{}'", path.display()), &cause))?;
-        Ok::<_, Error>((metadata.dev(), metadata.ino(), metadata.rdev()))
-    };
-    let ((.., a), (.., b)) = (identity(named)?, identity(data)?);
-    if identity(named)? == identity(data)? || a != 0 && a == b {
+    if files::are_same(named, data)? {
         return Ok(());
     }
     let message = format!("'{}' is not the data of the pool that was given away", named.display());
     Err(Error::new(Kind::Mismatch, message).hint("leave --data out, or name another directory by --pool"))
+}
+
+/// What block 0 of the kernel's metadata says after an import: which giving away of which pool came back.
+fn mark_of(given: &Given) -> Uuid {
+    let mut mark = given.pool;
+    let times = given.incarnation.0.to_le_bytes().into_iter().chain(given.generation.0.to_le_bytes());
+    mark.iter_mut().zip(times).for_each(|(byte, time)| *byte ^= time);
+    mark
+}
+
+fn imported_before(path: &Path) -> Error {
+    Error::new(Kind::Exists, format!("'{}' was imported into a pool already", path.display()))
+        .hint("use that pool, or name the metadata that the kernel had last")
 }
 
 fn volume_view(volume: &ImportedVolume) -> DmImportedView {
