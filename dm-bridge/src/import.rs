@@ -4,16 +4,19 @@
 //! which it has most nodes in common, and gets what differs. Blocks are shared by their counts; times say nothing here. All
 //! mappings are read before anything is written. Told in `docs/dm-thin.md`.
 
+mod census;
 mod copies;
 mod names;
+mod put;
 
 use crate::device::{Source, Target};
-use crate::error::{Error as ThinError, ErrorKind as ThinKind};
+use crate::error::Error as ThinError;
 use crate::export::Failure;
 use crate::format::BLOCK_BYTES as THIN_BLOCK_BYTES;
-use crate::reader::{Device, LostRange, Metadata, Runs, Salvage};
-use crate::stream::Run;
+use crate::reader::{Metadata, Salvage};
+use census::{Census, Seen};
 use copies::{Copies, Places};
+use put::{Cursor, Put};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use vellum_engine::adopt::{Adoption, Given};
@@ -22,7 +25,7 @@ use vellum_engine::format::VolumeRecord;
 use vellum_engine::options::CreateOptions;
 use vellum_engine::request::Uuid;
 use vellum_engine::storage::Disk;
-use vellum_engine::units::{BLOCK_BYTES, DATA_BLOCKS_MAX, VirtualBlock, VolumeId};
+use vellum_engine::units::{BLOCK_BYTES, VirtualBlock, VolumeId};
 
 /// What stands in block 0 of metadata whose pool was imported.
 const IMPORTED: &[u8] = b"this dm-thin metadata was imported into a pool of Vellum, which has the data now\n";
@@ -30,8 +33,6 @@ const IMPORTED: &[u8] = b"this dm-thin metadata was imported into a pool of Vell
 const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
 /// Blocks that can be noted as lost.
 const LOST_BLOCKS_MAX: u64 = 1 << 26;
-/// Data blocks of a thin pool that can be told apart in memory.
-const THIN_BLOCKS_MAX: u64 = 1 << 34;
 
 /// How a pool is imported. What is random comes from outside.
 #[derive(Clone, Debug, Default)]
@@ -185,95 +186,6 @@ pub fn disown(target: &mut impl Target, pool: &Uuid) -> Result<(), ThinError> {
 /// The pool that metadata was imported into, by its first block.
 pub fn imported_mark(first_block: &[u8]) -> Option<Uuid> {
     first_block.strip_prefix(IMPORTED)?.first_chunk().copied()
-}
-
-/// One bit a block.
-struct Used(Vec<u64>);
-
-impl Used {
-    fn add(&mut self, first: u64, length: u64) {
-        for block in first..first + length {
-            self.0[(block / 64) as usize] |= 1 << (block % 64);
-        }
-    }
-
-    fn has(&self, block: u64) -> bool {
-        self.0.get((block / 64) as usize).is_some_and(|bits| bits & (1 << (block % 64)) != 0)
-    }
-
-    fn count(&self) -> u64 {
-        self.0.iter().map(|bits| u64::from(bits.count_ones())).sum()
-    }
-}
-
-/// What is known of a device before anything is written.
-struct Seen {
-    device: Device,
-    mapped_blocks: u64,
-    /// Behind the last mapped block.
-    end: u64,
-    lost: Vec<(u64, u64)>,
-}
-
-/// All that is known of a thin pool before anything is written.
-struct Census {
-    /// Blocks of 64 KiB of one of its data blocks.
-    blocks_a_block: u64,
-    nr_data_blocks: u64,
-    transaction_id: u64,
-    used: Used,
-    devices: Vec<Seen>,
-    salvage: Salvage,
-}
-
-impl Census {
-    fn take<S: Source>(metadata: &Metadata<S>) -> Result<Self, Failure> {
-        let header = metadata.header()?;
-        let blocks_a_block = u64::from(header.data_block_sectors) * 512 / BLOCK_BYTES;
-        let nr_data_blocks = header.nr_data_blocks;
-        if nr_data_blocks > THIN_BLOCKS_MAX
-            || !crate::format::data_block_sectors_are_valid(header.data_block_sectors)
-        {
-            let message = format!("{nr_data_blocks} data blocks of {} sectors", header.data_block_sectors);
-            return Err(ThinError::new(ThinKind::Limit, message).into());
-        }
-        let mut census = Self {
-            blocks_a_block,
-            nr_data_blocks,
-            transaction_id: header.transaction_id,
-            used: Used(vec![0; nr_data_blocks.div_ceil(64) as usize]),
-            devices: Vec::new(),
-            salvage: Salvage::default(),
-        };
-        let mut devices = metadata.devices();
-        for device in &mut devices {
-            census.device(metadata, device?)?;
-        }
-        census.salvage.device_numbers = devices.take_lost();
-        Ok(census)
-    }
-
-    fn device<S: Source>(&mut self, metadata: &Metadata<S>, device: Device) -> Result<(), Failure> {
-        let mut seen = Seen { device, mapped_blocks: 0, end: 0, lost: Vec::new() };
-        let mut runs = metadata.runs(&device);
-        while let Some(run) = runs.next().transpose()? {
-            self.used.add(run.data_begin, run.length);
-            seen.mapped_blocks += run.length;
-            // Larger than any volume, and so refused.
-            seen.end = run.virtual_begin.saturating_add(run.length);
-        }
-        let mut lost = runs.take_lost();
-        if device.root.is_none() {
-            let error = ThinError::new(ThinKind::Damaged, "the tree of devices does not have this one");
-            lost.push(LostRange { first: 0, last: u64::MAX, error: error.with_device(device.id.into()) });
-        }
-        seen.lost = lost.iter().map(|range| (range.first, range.last)).collect();
-        if !lost.is_empty() {
-            self.salvage.devices.push((device.id, lost));
-        }
-        self.devices.push(seen);
-        Ok(())
-    }
 }
 
 /// A device on its way to be a volume.
@@ -447,122 +359,3 @@ fn choose_bases<S: Source>(metadata: &Metadata<S>, members: &mut [Member]) -> Re
     }
     Ok(())
 }
-
-/// Runs of a device, taken in parts.
-struct Cursor<'m, S> {
-    runs: Runs<'m, S>,
-    run: Option<Run>,
-}
-
-impl<'m, S: Source> Cursor<'m, S> {
-    fn new(mut runs: Runs<'m, S>) -> Result<Self, Failure> {
-        let run = runs.next().transpose()?;
-        Ok(Self { runs, run })
-    }
-
-    /// Takes `length` blocks of the present run.
-    fn take(&mut self, length: u64) -> Result<(), Failure> {
-        if let Some(run) = &mut self.run {
-            run.virtual_begin += length;
-            run.data_begin += length;
-            run.length -= length;
-            if run.length == 0 {
-                self.run = self.runs.next().transpose()?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Maps blocks of one volume.
-struct Put<'p, 'f, 'c> {
-    adoption: &'p mut Adoption<'f>,
-    places: &'p mut Places<'c>,
-    volume: VolumeId,
-    blocks_a_block: u64,
-}
-
-impl Put<'_, '_, '_> {
-    fn all<S: Source>(&mut self, mut own: Cursor<'_, S>) -> Result<(), Failure> {
-        while let Some(run) = own.run {
-            self.map(&run, run.length, false)?;
-            own.take(run.length)?;
-        }
-        Ok(())
-    }
-
-    /// Maps what differs from `base`, and what it has in the thin block `cut`.
-    fn differences<S: Source>(
-        &mut self,
-        mut base: Cursor<'_, S>,
-        mut own: Cursor<'_, S>,
-        cut: Option<u64>,
-    ) -> Result<(), Failure> {
-        loop {
-            match (base.run, own.run) {
-                (None, None) => return Ok(()),
-                (Some(old), None) => {
-                    self.unmap(old.virtual_begin, old.length)?;
-                    base.take(old.length)?;
-                }
-                (None, Some(new)) => {
-                    self.map(&new, new.length, false)?;
-                    own.take(new.length)?;
-                }
-                (Some(old), Some(new)) if old.virtual_begin < new.virtual_begin => {
-                    let length = old.length.min(new.virtual_begin - old.virtual_begin);
-                    self.unmap(old.virtual_begin, length)?;
-                    base.take(length)?;
-                }
-                (Some(old), Some(new)) if new.virtual_begin < old.virtual_begin => {
-                    let length = new.length.min(old.virtual_begin - new.virtual_begin);
-                    self.map(&new, length, false)?;
-                    own.take(length)?;
-                }
-                (Some(old), Some(new)) => {
-                    let length = old.length.min(new.length);
-                    self.change(&old, &new, length, cut)?;
-                    base.take(length)?;
-                    own.take(length)?;
-                }
-            }
-        }
-    }
-
-    /// Both have the first `length` blocks mapped.
-    fn change(&mut self, old: &Run, new: &Run, length: u64, cut: Option<u64>) -> Result<(), Failure> {
-        let begin = new.virtual_begin;
-        if old.data_begin != new.data_begin {
-            return self.map(new, length, true);
-        }
-        match cut.filter(|cut| (begin..begin + length).contains(cut)) {
-            Some(cut) => {
-                let data_begin = new.data_begin + (cut - begin);
-                self.map(&Run { virtual_begin: cut, data_begin, ..*new }, 1, true)
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn unmap(&mut self, first: u64, length: u64) -> Result<(), Failure> {
-        let [first, end] = [first, first + length].map(|block| block * self.blocks_a_block);
-        Ok(self.adoption.unmap(self.volume, VirtualBlock(first), VirtualBlock(end - 1))?)
-    }
-
-    /// Maps the first `length` blocks of a run. What is all zero is not mapped, and `over` something it is unmapped.
-    fn map(&mut self, run: &Run, length: u64, over: bool) -> Result<(), Failure> {
-        for step in 0..length {
-            for inside in 0..self.blocks_a_block {
-                let block = VirtualBlock((run.virtual_begin + step) * self.blocks_a_block + inside);
-                match self.places.place(self.adoption, run.data_begin + step, inside)? {
-                    Some(place) => self.adoption.map(self.volume, block, place)?,
-                    None if over => self.adoption.unmap(self.volume, block, block)?,
-                    None => {}
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-const _: () = assert!(DATA_BLOCKS_MAX <= THIN_BLOCKS_MAX);

@@ -3,7 +3,8 @@
 //! Owns names, numbers and uuids. A device that a volume of the pool was given away as is that volume again; every other one gets a
 //! new number, and a name of its own unless one was asked for. A snapshot whose volume is gone becomes a volume.
 
-use super::{ImportOptions, Member, Seen};
+use super::census::Seen;
+use super::{ImportOptions, Member};
 use std::collections::BTreeSet;
 use vellum_engine::adopt::Given;
 use vellum_engine::format::{VolumeKind, VolumeRecord};
