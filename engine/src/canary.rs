@@ -74,13 +74,17 @@ pub enum Canary {
     LogReleasedEarly,
     /// H8: a volume is smaller before what lay behind its new end is gone.
     SizeAheadOfTail,
+    /// H6: blocks are given out that the host may have no room for.
+    RoomUncertain,
+    /// H6: writes take the pages of metadata that the next checkpoint needs.
+    CheckpointWithoutRoom,
     /// H8: a rollback does not wait for writes that were decided on what it takes away.
     RollbackBesideWrites,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -116,6 +120,8 @@ impl Canary {
         Self::LogReleasedEarly,
         Self::SizeAheadOfTail,
         Self::RollbackBesideWrites,
+        Self::RoomUncertain,
+        Self::CheckpointWithoutRoom,
     ];
 }
 

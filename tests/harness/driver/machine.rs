@@ -81,6 +81,12 @@ impl Disks {
         self.metadata.set_order(order);
     }
 
+    /// Leaves so many pages free on their hosts; none for no limit.
+    pub fn leave_free(&mut self, data_pages: Option<u64>, metadata_pages: Option<u64>) {
+        self.data.host().leave_free(data_pages);
+        self.metadata.host().leave_free(metadata_pages);
+    }
+
     /// Puts both on one power supply.
     pub fn set_power(&mut self, power: &PowerSupply) {
         self.data.set_power(power.clone());

@@ -136,6 +136,10 @@ impl<'a> Run<'a> {
     fn idle(&mut self) -> Check {
         self.machine.now_ms += 50;
         self.idle_steps += 1;
+        if self.config.crowded && self.idle_steps.is_multiple_of(PATIENCE_STEPS / 4) {
+            // Writes may be waiting for room, and for ever: this is who makes it.
+            self.relieve();
+        }
         if self.idle_steps > PATIENCE_STEPS {
             let pending = self.model.describe_pending();
             return Err(Violation(format!("the pool hangs; not answered: {pending}")));
@@ -145,6 +149,10 @@ impl<'a> Run<'a> {
 
     fn ask(&mut self) {
         let Some(op) = self.to_do.pop_front() else { return };
+        if let Op::HostRoom(data_pages, metadata_pages) = op {
+            self.tell(|| format!("{op:?}"));
+            return self.machine.disks.leave_free(data_pages, metadata_pages);
+        }
         let id = self.new_id();
         if let Some(request) = self.model.issue(id, &op) {
             self.tell(|| format!("ask {} {}", id.0, brief(&request)));
@@ -152,6 +160,13 @@ impl<'a> Run<'a> {
             self.asked.insert(id, op);
             self.stats.requests += 1;
         }
+    }
+
+    /// Gives the pool all the room it may want.
+    fn relieve(&mut self) {
+        self.machine.disks.leave_free(None, None);
+        self.to_do.push_front(Op::Extend(2 * self.machine.core.status().data_blocks));
+        self.ask();
     }
 
     fn new_id(&mut self) -> RequestId {

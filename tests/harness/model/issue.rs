@@ -8,6 +8,7 @@ use crate::tag::{UNIT, Value, payload};
 use crate::workload::{Op, Selector, Span};
 use std::collections::BTreeMap;
 use vellum_engine::request::{NewVolume, Request, RequestId};
+use vellum_engine::settings::Settings;
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
 
 impl Model {
@@ -34,6 +35,12 @@ impl Model {
             Op::Release(volume) => self.issue_release(*volume)?,
             Op::Collapse(volume) => self.issue_collapse(*volume)?,
             Op::Checkpoint => (Asked::Checkpoint, Request::Checkpoint),
+            Op::Extend(data_blocks) => (Asked::Extend, Request::Extend { data_blocks: *data_blocks }),
+            Op::Configure(bits) => {
+                (Asked::Configure, Request::Configure { settings: Box::new(settings_of(*bits)) })
+            }
+            // Not the pool's affair.
+            Op::HostRoom(..) => return None,
         };
         self.pending.insert(id, Pending { issued, what });
         Some(request)
@@ -264,4 +271,18 @@ impl Model {
         let (volume, id) = self.choose(selector, |volume| volume.is_live() && !volume.is_snapshot)?;
         Some((Asked::Collapse { volume }, Request::Collapse { volume: id }))
     }
+}
+
+fn settings_of(bits: u64) -> Settings {
+    let word = |from: u32, words: &[&'static str]| words[(bits >> from) as usize % words.len()];
+    let mut settings = Settings::default();
+    for (key, value) in [
+        ("no-space", word(0, &["stall", "stall", "error"])),
+        ("no-space-timeout", word(8, &["0", "5", "60"])),
+        ("discard", word(16, &["eager", "lazy", "off"])),
+        ("detect-zeros", word(24, &["on", "off"])),
+    ] {
+        settings.set(key, value).expect("these can be set");
+    }
+    settings
 }

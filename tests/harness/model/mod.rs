@@ -132,6 +132,8 @@ enum Asked {
     Collapse { volume: Key },
     Flush,
     Checkpoint,
+    Extend,
+    Configure,
     Close,
 }
 

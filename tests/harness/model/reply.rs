@@ -61,7 +61,7 @@ impl Model {
                 self.flushed = self.flushed.max(pending.issued);
                 Ok(())
             }
-            (Asked::Collapse { .. } | Asked::Checkpoint, _) => Ok(()),
+            (Asked::Collapse { .. } | Asked::Checkpoint | Asked::Extend | Asked::Configure, _) => Ok(()),
             (_, outcome) => Err(Violation(format!("a reply that does not fit: {outcome:?}"))),
         }
     }
@@ -215,6 +215,8 @@ impl Model {
         }
         match what {
             Asked::Delete { volumes } => error.kind() == ErrorKind::Busy && self.may_keep(volumes),
+            // It is under way, or the pool is larger already.
+            Asked::Extend => refused,
             Asked::Read { volume, .. }
             | Asked::Change { volume, .. }
             | Asked::Hold { volume, .. }
