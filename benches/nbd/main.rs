@@ -3,18 +3,16 @@
 //!
 //! Needs root, `perf`, `qemu-nbd`, `nbdkit` and e2fsprogs. Run it alone: `cargo bench -p vellum-benches --bench nbd`.
 
-mod host;
-mod load;
-mod server;
-
-use host::{Host, run};
-use load::{Client, Kind};
-use server::{Server, Which};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use vellum_benches::host::{Host, run};
+use vellum_benches::load::{Client, Kind};
+use vellum_benches::server::{self, Server, Which};
 
 /// Written before anything is measured, in bytes from the start of the export.
 const FILLED_BYTES: u64 = 256 << 20;
+/// Size of the export.
+const EXPORT_BYTES: u64 = 1 << 30;
 const BLOCK_BYTES: u64 = 64 << 10;
 const IO_BYTES: usize = 4096;
 
@@ -69,7 +67,7 @@ fn main() {
 }
 
 fn compare() -> Result<(), String> {
-    let vellum = build_vellum()?;
+    let vellum = server::build_vellum()?;
     println!(
         "| operation (4 KiB) | depth | server | flushes | KiB written | system calls | thousand a second |"
     );
@@ -83,18 +81,11 @@ fn compare() -> Result<(), String> {
     Ok(())
 }
 
-fn build_vellum() -> Result<String, String> {
-    run(env!("CARGO"), &["build", "--release", "--locked", "-p", "vellum-cli"])?;
-    let bench = std::env::current_exe().map_err(|cause| cause.to_string())?;
-    let folder = bench.ancestors().nth(2).ok_or("no target folder")?;
-    Ok(folder.join("vellum").to_string_lossy().into_owned())
-}
-
 /// All works on one server; each that changes what is mapped takes blocks that no other has used.
 fn measure(which: Which, vellum: &str, lines: &mut Vec<(usize, String)>) -> Result<(), String> {
     let host = Host::new(6 << 30)?;
-    let mut server = Server::start(which, &host, vellum)?;
-    let mut client = connect(&server)?;
+    let mut server = Server::start(which, &host, vellum, EXPORT_BYTES)?;
+    let mut client = server.connect()?;
     let whole: Vec<u64> = (0..FILLED_BYTES >> 20).map(|index| index << 20).collect();
     client.run(Kind::Write, &whole, 1 << 20, 8).and_then(|()| client.flush()).map_err(|e| e.to_string())?;
     // What the filling left to be proven is not counted with the first work.
@@ -108,7 +99,7 @@ fn measure(which: Which, vellum: &str, lines: &mut Vec<(usize, String)>) -> Resu
             if !std::mem::replace(&mut snapshot_taken, true) {
                 drop(client);
                 server.snapshot(vellum)?;
-                client = connect(&server)?;
+                client = server.connect()?;
             }
         }
         let offsets = offsets(work, &mut fresh, &mut shared);
@@ -116,10 +107,6 @@ fn measure(which: Which, vellum: &str, lines: &mut Vec<(usize, String)>) -> Resu
         lines.push((index, line));
     }
     Ok(())
-}
-
-fn connect(server: &Server) -> Result<Client, String> {
-    Client::connect(&server.socket(), server.export()).map_err(|cause| cause.to_string())
 }
 
 fn offsets(work: &Work, fresh: &mut u64, shared: &mut u64) -> Vec<u64> {

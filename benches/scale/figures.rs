@@ -2,11 +2,11 @@
 //!
 //! Owns how each figure is taken. Memory is the highest resident size of the process so far, as the kernel counts it.
 
-use super::pools::{self, Place, Shape, Shuffle, VOLUME};
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
+use vellum_benches::pools::{self, Place, Shape, Shuffle, VOLUME};
 use vellum_engine::Pool;
 use vellum_engine::error::{Error, Result};
 use vellum_engine::format::FIRST_FREE_PAGE;
@@ -182,7 +182,7 @@ fn lookup(place: &Place) -> Result<()> {
     load_all(&mut files, &mut state, &root)?;
     print("resident_page_bytes", (memory_mib() - before) * MIB / state.forest.cache.len() as f64);
     let mut order = Shuffle::new(place.mappings);
-    let anywhere: Vec<u64> = (0..LOOKUPS.min(place.mappings)).map(|_| order.next()).collect();
+    let anywhere: Vec<u64> = (0..LOOKUPS.min(place.mappings)).map(|_| order.draw()).collect();
     // Blocks of one leaf: the smallest has 200 of them.
     let near = place.mappings / 2 / 16384 * 16384;
     let in_leaf: Vec<u64> = anywhere.iter().map(|at| near + at % 128).collect();

@@ -1,17 +1,15 @@
 //! What a large pool costs: time, memory and metadata at 64 Ki, 1 Mi and 16 Mi mappings, beside what is promised.
 //!
-//! Owns the table. Every pool is generated on sparse files (`pools.rs`), and every figure is taken in a process of its
+//! Owns the table. Every pool is generated on sparse files (`support/pools.rs`), and every figure is taken in a process of its
 //! own (`figures.rs`), so that memory means something. Run it alone: `cargo bench -p vellum-benches --bench scale`.
 //! Needs 2 GiB of disk below `TMPDIR`, and some minutes. Numbers of mappings behind `--` replace the three sizes.
 
 mod figures;
-mod pools;
 mod table;
-
-use pools::Shape;
 use std::path::Path;
 use std::process::Command;
 use table::Table;
+use vellum_benches::pools::Shape;
 
 /// Mappings of the pools, by default; the last is 1 TiB.
 const SIZES: [u64; 3] = [64 << 10, 1 << 20, 16 << 20];

@@ -2,8 +2,9 @@
 //!
 //! Owns the list of rows. A figure that was taken several times is shown as its median, lowest and highest beside it.
 
-use super::pools::Shape;
 use std::collections::BTreeMap;
+use vellum_benches::pools::Shape;
+use vellum_benches::stat::number;
 
 /// What the largest pool must keep to.
 #[derive(Clone, Copy)]
@@ -113,12 +114,4 @@ fn judge(promise: Promise, measured: Option<f64>) -> (String, &'static str) {
         Promise::None => return (String::new(), ""),
     };
     (promised, holds.map_or("", |holds| if holds { "holds" } else { "FAILS" }))
-}
-
-fn number(value: f64) -> String {
-    match value {
-        _ if value >= 100.0 => format!("{value:.0}"),
-        _ if value >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
 }

@@ -3,13 +3,18 @@
 //! Owns the public names. A field may be added; none changes its meaning or goes away. Sizes are in bytes, times in
 //! seconds since 1970 UTC; both are integers that may need 64 bits.
 
+mod properties;
+mod space;
+mod usage;
+
+pub use properties::{NoSpaceView, PropertiesView, SettingsView};
+pub use space::{MetadataState, Shortage, SpaceState};
+pub use usage::{AskUsageView, UsageView, VolumeUsageView};
+
 use crate::exit::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vellum_engine::data_path::{
-    MetadataState as EngineMetadataState, PoolStatus, Shortage as EngineShortage,
-    SpaceState as EngineSpaceState, VolumeInfo,
-};
+use vellum_engine::data_path::{PoolStatus, VolumeInfo};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
 use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
 use vellum_engine::transfer::ResumeToken;
@@ -26,7 +31,8 @@ pub struct PoolView {
     pub size_bytes: u64,
     /// What something maps, log included.
     pub used_bytes: u64,
-    /// What nothing maps; the five fields from `fresh_bytes` on add up to it.
+    /// What nothing maps; `fresh_bytes`, `recycled_bytes`, `hole_bytes`, `waiting_bytes` and
+    /// `punching_bytes` add up to it.
     pub free_bytes: u64,
     /// Free, allocated on the host, never written since.
     pub fresh_bytes: u64,
@@ -34,6 +40,9 @@ pub struct PoolView {
     pub recycled_bytes: u64,
     /// Free and not allocated on the host as far as is known.
     pub hole_bytes: u64,
+    /// Free, and kept for volumes with reservations: what they may still get of what was promised to them.
+    #[serde(default)]
+    pub reserved_bytes: u64,
     /// Freed, but not to be used again before that is proven durable.
     pub waiting_bytes: u64,
     /// Free and about to go back to the host.
@@ -80,6 +89,21 @@ pub struct PoolView {
     pub snapshots: u64,
     /// Deleted volumes and snapshots whose space is still coming back.
     pub deleting: u64,
+    /// What all volumes and snapshots map, added up: what is shared counts for each that has it.
+    #[serde(default)]
+    pub mapped_bytes: u64,
+    /// What volumes and snapshots map, what is shared once: `used_bytes` without the blocks of the log.
+    #[serde(default)]
+    pub data_bytes: u64,
+    /// Blocks that got their first owner, in bytes a second: over the last minute, or since the pool was opened.
+    #[serde(default)]
+    pub given_bytes_per_s: u64,
+    /// Blocks that lost their last owner, likewise.
+    #[serde(default)]
+    pub freed_bytes_per_s: u64,
+    /// Seconds until nothing is free at the difference of both; absent if the pool does not fill.
+    #[serde(default)]
+    pub full_in_s: Option<u64>,
     /// Why the pool takes no writes; absent if it takes them.
     pub failure: Option<String>,
     /// What the pool does about space, by key; sizes in bytes, times in seconds.
@@ -101,6 +125,7 @@ impl PoolView {
             fresh_bytes: (status.space.fresh + status.space.write_ahead) * BLOCK_BYTES,
             recycled_bytes: status.space.recycled * BLOCK_BYTES,
             hole_bytes: status.space.holes * BLOCK_BYTES,
+            reserved_bytes: status.reserved_blocks * BLOCK_BYTES,
             waiting_bytes: status.space.waiting * BLOCK_BYTES,
             punching_bytes: status.space.punching * BLOCK_BYTES,
             log_bytes: pages * page_bytes,
@@ -127,90 +152,16 @@ impl PoolView {
             volumes: count,
             snapshots: volumes.len() as u64 - count,
             deleting: status.deleting,
+            mapped_bytes: volumes
+                .iter()
+                .fold(0, |sum, info| sum.saturating_add(info.mapped_blocks * BLOCK_BYTES)),
+            data_bytes: status.used_blocks.saturating_sub((pages * page_bytes).div_ceil(BLOCK_BYTES))
+                * BLOCK_BYTES,
+            given_bytes_per_s: status.rates.given_bytes_per_s,
+            freed_bytes_per_s: status.rates.freed_bytes_per_s,
+            full_in_s: status.rates.full_in_s,
             failure: status.failure.as_ref().map(ToString::to_string),
             ..Self::default()
-        }
-    }
-}
-
-/// How a pool is off for space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SpaceState {
-    /// There is enough.
-    #[default]
-    Ok,
-    /// Less is free than the low-water mark, or the metadata file is nearly full and cannot grow.
-    Low,
-    /// Writes that need a new block wait or fail.
-    OutOfSpace,
-    /// The pool takes no writes at all.
-    ReadOnly,
-}
-
-impl From<EngineSpaceState> for SpaceState {
-    fn from(state: EngineSpaceState) -> Self {
-        match state {
-            EngineSpaceState::Ok => Self::Ok,
-            EngineSpaceState::Low => Self::Low,
-            EngineSpaceState::OutOfSpace => Self::OutOfSpace,
-        }
-    }
-}
-
-impl SpaceState {
-    /// Its word, as in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Low => "low",
-            Self::OutOfSpace => "out-of-space",
-            Self::ReadOnly => "read-only",
-        }
-    }
-}
-
-/// What writes lack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Shortage {
-    /// Data blocks of the pool, or room on the host for new ones.
-    Blocks,
-    /// Room on the host for a write into what the pool has.
-    Host,
-    /// Pages of the metadata file.
-    Metadata,
-}
-
-impl From<EngineShortage> for Shortage {
-    fn from(shortage: EngineShortage) -> Self {
-        match shortage {
-            EngineShortage::Blocks => Self::Blocks,
-            EngineShortage::Host => Self::Host,
-            EngineShortage::Metadata => Self::Metadata,
-        }
-    }
-}
-
-/// Whether a metadata file takes what writes need.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MetadataState {
-    /// It has room, or grows when it has not.
-    #[default]
-    Ok,
-    /// It cannot grow any more, and few of its pages are free.
-    NearFull,
-    /// It cannot grow any more: writes to new blocks fail.
-    Full,
-}
-
-impl From<EngineMetadataState> for MetadataState {
-    fn from(state: EngineMetadataState) -> Self {
-        match state {
-            EngineMetadataState::Ok => Self::Ok,
-            EngineMetadataState::NearFull => Self::NearFull,
-            EngineMetadataState::Full => Self::Full,
         }
     }
 }
@@ -251,6 +202,12 @@ pub struct VolumeView {
     pub holds: Vec<String>,
     /// Whether it goes when the last of them is released.
     pub deletion_deferred: bool,
+    /// What it has alone and shares; absent if that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<VolumeUsageView>,
+    /// What is set on a volume; of a snapshot what clones of it begin with.
+    #[serde(default)]
+    pub properties: PropertiesView,
 }
 
 impl VolumeView {
@@ -276,6 +233,8 @@ impl VolumeView {
             generation: info.generation.0,
             holds: info.holds.clone(),
             deletion_deferred: info.deletion_deferred,
+            properties: (&info.properties).into(),
+            usage: None,
         }
     }
 }
@@ -334,6 +293,9 @@ pub struct NewVolumeView {
     pub name: String,
     /// Its size, a multiple of 4096.
     pub size_bytes: u64,
+    /// Space of the pool that is kept for it, at most its size.
+    #[serde(default)]
+    pub reservation_bytes: u64,
 }
 
 /// Asks for snapshots, all of one moment. A volume's part may be a pattern.
@@ -390,6 +352,8 @@ pub enum ChangeView {
         #[serde(default)]
         force: bool,
     },
+    /// Set limits, reservation, policy or labels of a volume.
+    Set(SettingsView),
     /// Join the two layers of blocks that a volume has alone: each frees a block of the pool.
     Collapse {},
     /// Keep it from being deleted.
@@ -592,6 +556,23 @@ pub struct AffectedView {
     pub offset_bytes: u64,
     /// How long it is.
     pub length_bytes: u64,
+}
+
+/// What making a pool smaller came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShrinkView {
+    /// What the pool may use of its data file or device now, log included.
+    pub size_bytes: u64,
+    /// What it could use before.
+    pub size_before_bytes: u64,
+    /// What something maps, log included.
+    pub used_bytes: u64,
+    /// What was moved from behind the new end.
+    pub moved_bytes: u64,
+    /// What the host got back of the data file; absent if that cannot be told.
+    pub returned_bytes: Option<u64>,
+    /// Whether the data file ends where the pool does. A device stays as long as it is.
+    pub truncated: bool,
 }
 
 /// What a repair found, saved and lost.

@@ -44,6 +44,41 @@ fn a_tour() {
 }
 
 #[test]
+fn limits_and_reservations_are_set() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G", "--reservation", "10M"]);
+    bench.fails(Kind::NoSpace, &["volume", "create", "greedy", "--size", "1G", "--reservation", "1G"]);
+    bench.fails(Kind::NotFound, &["volume", "show", "greedy"]);
+    assert_eq!(bench.json(&["pool", "status"])["reserved_bytes"], 10 << 20);
+    let set = [
+        "volume",
+        "set",
+        "disk",
+        "iops=1000",
+        "bandwidth=100M",
+        "in-flight=32",
+        "no-space=error",
+        "label.a=b",
+    ];
+    bench.ok(&set);
+    let shown = bench.json(&["volume", "show", "disk"])["properties"].clone();
+    let expected = serde_json::json!({
+        "reservation_bytes": 10 << 20, "limit_iops": 1000, "limit_bytes_per_s": 100 << 20, "limit_in_flight": 32,
+        "no_space": "error", "labels": {"a": "b"},
+    });
+    assert_eq!(shown, expected);
+    let text = bench.ok(&["volume", "set", "disk", "bandwidth=none", "reservation=none", "label.a="]);
+    assert!(text.contains("1000 requests/s, 32 requests in flight") && !text.contains("a=b"), "{text}");
+    assert_eq!(bench.json(&["pool", "status"])["reserved_bytes"], 0);
+    bench.fails(Kind::Usage, &["volume", "set", "disk", "iops=fast"]);
+    bench.fails(Kind::Usage, &["volume", "set", "disk", "iops=1", "iops=2"]);
+    bench.fails(Kind::Invalid, &["volume", "set", "disk", "reservation=2G"]);
+    bench.ok(&["snapshot", "create", "disk@one"]);
+    bench.ok(&["clone", "create", "disk@one", "copy"]);
+    assert_eq!(bench.json(&["volume", "show", "copy"])["properties"]["limit_iops"], 1000);
+}
+
+#[test]
 fn volumes_change() {
     let bench = Bench::with_pool();
     bench.ok(&["volume", "create", "disk", "--size", "1G"]);

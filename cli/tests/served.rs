@@ -16,8 +16,8 @@ use vellum_cli::exit::{Kind, TABLE};
 use vellum_cli::manage::{Files, Manage, Progress, Remote, Transfer};
 use vellum_cli::pool_directory::PoolDirectory;
 use vellum_cli::views::{
-    ArrivalView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView,
-    DifferenceView, PoolView, SendView, VolumeView,
+    ArrivalView, AskDifferenceView, AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView,
+    DeletionView, DifferenceView, PoolView, SendView, UsageView, VolumeView,
 };
 
 struct Served {
@@ -53,6 +53,9 @@ fn commands_go_to_the_server() {
     bench.ok(&["volume", "create", "other", "--size", "1G"]);
     assert_eq!(bench.json(&["pool", "extend", "128M"])["size_bytes"], 128 << 20);
     bench.fails(Kind::Invalid, &["pool", "extend", "64M"]);
+    bench.ok(&["volume", "set", "other", "iops=5", "reservation=1M"]);
+    assert_eq!(bench.json(&["volume", "show", "other"])["properties"]["limit_iops"], 5);
+    bench.fails(Kind::NoSpace, &["volume", "create", "greedy", "--size", "1G", "--reservation", "1G"]);
     bench.ok(&["snapshot", "create", "group/ü disk@1", "other@1"]);
     bench.ok(&["clone", "create", "group/ü disk@1", "copy"]);
     assert_eq!(bench.json(&["volume", "show", "group/ü disk"])["size_bytes"], 10u64 << 30);
@@ -94,7 +97,7 @@ fn many_clients_ask_at_once() {
             scope.spawn(move || {
                 let mut remote = Remote::connect(socket).unwrap().unwrap();
                 for number in 0..4 {
-                    remote.create_volume(&format!("{client}/{number}"), 1 << 30).unwrap();
+                    remote.create_volume(&format!("{client}/{number}"), 1 << 30, 0).unwrap();
                 }
             });
         }
@@ -151,7 +154,11 @@ impl Manage for Fails {
         self.error()
     }
 
-    fn create_volume(&mut self, _: &str, _: u64) -> Result<VolumeView> {
+    fn usage(&mut self, _: &AskUsageView) -> Result<UsageView> {
+        self.error()
+    }
+
+    fn create_volume(&mut self, _: &str, _: u64, _: u64) -> Result<VolumeView> {
         self.error()
     }
 
@@ -253,6 +260,8 @@ fn the_routes_answer_as_documented() {
         ("POST /v1/volumes", r#"{"name":"x","size_bytes":4096,"size":1}"#, 400, "usage"),
         ("POST /v1/volumes", r#"{"name":"x","size_bytes":1000}"#, 400, "invalid"),
         ("GET /v1/nothing", "", 404, "not-found"),
+        ("POST /v1/usages", r#"{"names":["nope"]}"#, 404, "not-found"),
+        ("POST /v1/usages", r#"{"names":[]}"#, 422, "limit"),
         ("PUT /v1/pool", "", 405, "usage"),
         ("GET /v1/volumes/%ff", "", 400, "invalid"),
     ];

@@ -80,11 +80,15 @@ pub enum Canary {
     CheckpointWithoutRoom,
     /// H8: a rollback does not wait for writes that were decided on what it takes away.
     RollbackBesideWrites,
+    /// L6: a pool that is made smaller names copies of blocks that are not synced.
+    MovedUnsynced,
+    /// L6: the data file is truncated while the older root slot still names blocks behind its end.
+    TruncatedAheadOfSlots,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -122,6 +126,8 @@ impl Canary {
         Self::RollbackBesideWrites,
         Self::RoomUncertain,
         Self::CheckpointWithoutRoom,
+        Self::MovedUnsynced,
+        Self::TruncatedAheadOfSlots,
     ];
 }
 

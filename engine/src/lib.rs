@@ -49,15 +49,17 @@ pub mod pool;
 pub mod repair;
 pub mod request;
 pub mod settings;
+pub mod shrink_pool;
 pub mod storage;
 pub mod transfer;
 pub mod units;
 
 pub use check::check;
 pub use data_path::{
-    CollapseStatus, Core, MetadataState, PoolStatus, Shortage, Side, SpaceEvent, SpaceState, StallStatus,
-    VolumeInfo, open,
+    CollapseStatus, Core, MetadataState, PoolStatus, Rates, Shortage, Side, SpaceEvent, SpaceState,
+    StallStatus, VolumeInfo, open,
 };
 pub use metadata::create;
 pub use pool::Pool;
 pub use repair::repair;
+pub use shrink_pool::shrink_pool;

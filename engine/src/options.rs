@@ -52,6 +52,9 @@ pub struct OpenOptions {
     pub cache_bytes: usize,
     /// Pages by which the metadata file grows.
     pub metadata_step_pages: u64,
+    /// Requests of volumes with limits wait for their turn; whoever opens the pool has to call
+    /// [`crate::data_path::Core::turn`] at the time that [`crate::data_path::Core::wants_turn_at_ms`] names.
+    pub enforce_limits: bool,
     /// Whether anybody can make room while a write waits for it: others ask too, or the pool grows by itself. If not,
     /// writes that find no room fail at once.
     pub can_wait: bool,
@@ -76,6 +79,7 @@ impl Default for OpenOptions {
             checkpoint_pages: 4096,
             cache_bytes: 64 << 20,
             metadata_step_pages: 256,
+            enforce_limits: false,
             can_wait: false,
             nonce: 0,
             owner: Owner::default(),

@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::settings::Settings;
-use crate::units::{Generation, VolumeId};
+use crate::units::{Generation, Sequence, VolumeId};
 use bytes::Bytes;
 
 /// Chosen by whoever asks; comes back with the reply.
@@ -65,6 +65,14 @@ pub enum Request {
         volume: VolumeId,
         /// From where on, in bytes.
         offset_bytes: u64,
+    },
+    /// Say what volumes and snapshots have alone, all together: what deleting the set would free. Nothing is read but
+    /// metadata that they alone hold. The reply is [`Outcome::Usage`]; `Busy` if what they share changes all the time.
+    Usage {
+        /// The set. What is named twice counts once. Snapshots of a volume are in it only if they are named.
+        volumes: Vec<VolumeId>,
+        /// Count mapped sectors too, for which all their metadata is read.
+        sectors: bool,
     },
     /// Say what a stream of a snapshot has to say of it. The reply is [`Outcome::Snapshot`].
     Describe {
@@ -191,6 +199,13 @@ pub enum Request {
         /// The tag it was held with.
         tag: String,
     },
+    /// Set limits, reservation, policy or labels of a volume. `NoSpace` if the pool or its host cannot keep the reservation.
+    SetProperties {
+        /// Of which volume.
+        volume: VolumeId,
+        /// What changes.
+        change: Box<PropertiesChange>,
+    },
     /// Join the two layers of every block of a volume that owns both. Needs no free block.
     Collapse {
         /// Of which volume.
@@ -213,6 +228,35 @@ pub enum Request {
     Close,
 }
 
+/// What happens to a write that needs a new block when the pool has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NoSpacePolicy {
+    /// What is set for the pool.
+    #[default]
+    AsPool,
+    /// It waits.
+    Stall,
+    /// It fails.
+    Error,
+}
+
+/// What is to be set on a volume. What is `None` stays as it is; a limit of 0 is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PropertiesChange {
+    /// Space kept for the volume, in bytes, at most its size; 0 for none.
+    pub reservation_bytes: Option<u64>,
+    /// Reads, writes, zeroings and discards a second, all together.
+    pub limit_iops: Option<u64>,
+    /// Bytes read and written a second.
+    pub limit_bytes_per_s: Option<u64>,
+    /// Requests that are carried out at the same time.
+    pub limit_in_flight: Option<u32>,
+    /// What happens to a write that finds no space.
+    pub no_space: Option<NoSpacePolicy>,
+    /// Labels by name; `None` takes one away.
+    pub labels: Vec<(String, Option<String>)>,
+}
+
 /// A successful reply.
 #[derive(Clone, Debug)]
 pub enum Outcome {
@@ -225,6 +269,8 @@ pub enum Outcome {
     Extents(Vec<Extent>),
     /// What differs, from the offset that was asked for on.
     Difference(Difference),
+    /// What a set of volumes uses.
+    Usage(Usage),
     /// What there is to say of a snapshot.
     Snapshot(Box<Arrival>),
     /// What is being received, by number.
@@ -287,6 +333,28 @@ pub struct DifferenceRange {
     pub length_bytes: u64,
     /// They read as zeros now. Otherwise other data is stored there.
     pub absent: bool,
+}
+
+/// What a set of volumes and snapshots uses. All numbers are of one moment. What is deleted but not yet taken down is
+/// outside of the set: what it shares becomes exclusive when it is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Virtual blocks that they map, added up.
+    pub mapped_blocks: u64,
+    /// Sectors that they map, added up, if they were to be counted.
+    pub mapped_sectors: Option<u64>,
+    /// Data blocks that nothing outside of the set names: what deleting all of it frees.
+    pub exclusive_blocks: u64,
+    /// Data blocks that something outside names too. Below pages of metadata that others share as a whole, every mapped
+    /// virtual block counts as one; its second layer does not. What several of the set reach by different pages may count
+    /// for each of them.
+    pub shared_blocks: u64,
+    /// Pages of mappings that nothing outside of the set leads to: what deleting all of it frees of the metadata file.
+    pub metadata_pages: u64,
+    /// The checkpoint that was under construction at that moment.
+    pub generation: Generation,
+    /// The last record composed until then. What was applied behind it counts too.
+    pub sequence: Sequence,
 }
 
 /// What a stream starts from, in words that another pool understands.

@@ -45,9 +45,9 @@ pub struct Settings {
     pub low_water_bytes: Option<u64>,
     /// A command to be run when the pool is low on space or out of it; empty for none.
     pub low_water_hook: String,
-    /// What becomes of freed space.
+    /// What becomes of freed space. Kept; nothing acts upon it yet.
     pub discard: DiscardPolicy,
-    /// Whether a written sector of zeros becomes a hole.
+    /// Whether a written sector of zeros becomes a hole. Kept; nothing acts upon it yet.
     pub detect_zeros: bool,
     /// Pairs that a newer program wrote. Kept.
     pub unknown: Vec<(String, String)>,

@@ -3,6 +3,7 @@
 //! Owns the proof that nothing reachable goes unnoticed: pages are damaged one by one, and which of them matter is
 //! taken from the counts of both root slots, not from the walk that is tested.
 
+#[allow(dead_code)]
 mod common;
 
 use bytes::Bytes;

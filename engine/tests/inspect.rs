@@ -2,6 +2,7 @@
 //!
 //! Owns the list of structures that must be recognised.
 
+#[allow(dead_code)]
 mod common;
 
 use bytes::Bytes;

@@ -119,6 +119,8 @@ pub struct Connection {
     pub gone: bool,
     /// Nothing can be sent any more.
     pub broken: bool,
+    /// What waits of its requests has been taken back.
+    pub given_up: bool,
     /// When the handshake has to be over.
     pub deadline: Option<Instant>,
 }
@@ -145,6 +147,7 @@ impl Connection {
             deaf: false,
             gone: false,
             broken: false,
+            given_up: false,
             deadline: Some(deadline),
         }
     }

@@ -191,7 +191,10 @@ impl Handle {
 
     /// The state of the pool.
     pub fn status(&self) -> PoolStatus {
-        self.0.lock().core.status()
+        let now_ms = self.0.now_ms();
+        let mut engine = self.0.lock();
+        engine.core.pass_time(now_ms);
+        engine.core.status()
     }
 
     /// What the pool does about space.

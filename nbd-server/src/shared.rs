@@ -110,6 +110,8 @@ pub struct Shared {
     space_events: Mutex<Option<mpsc::Sender<SpaceEvent>>>,
     /// The engine's time counts from here.
     pub start: Instant,
+    /// The thread that ran the engine's last turn. It knows when the next is due, and keeps that time for all.
+    pub timekeeper: AtomicUsize,
 }
 
 impl Shared {
@@ -117,9 +119,11 @@ impl Shared {
     pub fn new(core: Core, files: [Arc<DiskFile>; 2], inboxes: Vec<Inbox>, config: Config) -> Self {
         let engine =
             Mutex::new(Engine { core, connected: FxHashMap::default(), changes: Changes::default() });
+        let timekeeper = AtomicUsize::new(0);
         let Config { limits, default_export, space_events, .. } = config;
         let space_events = Mutex::new(space_events);
-        Self { engine, files, inboxes, limits, default_export, space_events, start: Instant::now() }
+        let start = Instant::now();
+        Self { engine, files, inboxes, limits, default_export, space_events, start, timekeeper }
     }
 
     /// The engine, for one decision. If a thread panicked with it in hand, what it holds is half a decision: the process

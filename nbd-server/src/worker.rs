@@ -55,10 +55,16 @@ pub struct Worker {
     touched: Vec<usize>,
     /// What the engine asked: what the host has room for.
     host_room: Option<Option<HostRoom>>,
+    /// Writes wait for room, and perhaps for ever: who has left is looked for.
+    somebody_is_stuck: bool,
     /// The engine waits for time to pass.
     ticking: bool,
     /// The engine has more to do at once, if nobody else is waiting.
     hurrying: bool,
+    /// When the engine has something to do although nothing happens, in its milliseconds.
+    due_ms: Option<u64>,
+    /// Requests of clients that are gone.
+    abandoned: Vec<RequestId>,
     draining: bool,
     stopped: bool,
     /// No failed request is logged before.
@@ -88,9 +94,12 @@ impl Worker {
             touched: Vec::new(),
             gone: FxHashSet::default(),
             host_room: None,
+            somebody_is_stuck: false,
             // Whatever the opening left to prove.
             ticking: true,
             hurrying: false,
+            due_ms: None,
+            abandoned: Vec::new(),
             draining: false,
             stopped: false,
             quiet_until: Instant::now(),
@@ -111,14 +120,29 @@ impl Worker {
 
     fn timeout(&self) -> Option<Duration> {
         let handshakes = self.connections.iter().any(|(_, connection)| connection.deadline.is_some());
-        if self.hurrying {
+        if self.hurrying || !self.abandoned.is_empty() {
             return Some(Duration::ZERO);
         }
-        match (self.ticking, handshakes) {
+        let tick = match (self.ticking, handshakes) {
             (true, _) => Some(TICK),
             (false, true) => Some(DEADLINE_TICK),
             (false, false) => None,
+        };
+        let due = self.due_ms.map(|due_ms| {
+            (self.shared.start + Duration::from_millis(due_ms)).saturating_duration_since(Instant::now())
+        });
+        tick.into_iter().chain(due).min()
+    }
+
+    /// Whether the engine's next turn is due, and this thread is the one to take it.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.due_ms.is_some_and(|due_ms| self.shared.now_ms() >= due_ms);
+        if is_due && self.shared.timekeeper.load(Ordering::Acquire) != self.index {
+            // Another thread has taken a turn since, and knows better.
+            self.due_ms = None;
+            return false;
         }
+        is_due
     }
 
     fn happened(&mut self, event: Event) {
@@ -179,6 +203,8 @@ impl Worker {
     /// Ends receives, so that every connection ends once its requests are answered.
     fn drain(&mut self) {
         self.draining = true;
+        self.shared.lock().core.lift_limits();
+        self.ticking = true;
         for (key, connection) in &mut self.connections {
             connection.ending = true;
             // What still waits for room waits no longer.
@@ -198,6 +224,15 @@ impl Worker {
         }
     }
 
+    /// Nobody waits for what this client asked for: what has not begun need not begin.
+    fn give_up(&mut self, key: usize) {
+        let is_of =
+            |pending: &Pending| matches!(pending, Pending::Client(client) if client.connection == key);
+        let slots = self.requests.iter().filter(|(_, pending)| is_of(pending)).map(|(slot, _)| slot);
+        let ids: Vec<RequestId> = slots.map(|slot| request_id(self.index, slot)).collect();
+        self.abandoned.extend(ids);
+    }
+
     fn end_late_handshakes(&mut self) {
         let now = Instant::now();
         let touched = &mut self.touched;
@@ -212,10 +247,10 @@ impl Worker {
 
     /// Input into requests, requests into decisions, decisions into replies, until nothing more comes of it.
     fn settle(&mut self) {
-        let mut tick = self.ticking;
-        if tick {
+        if self.somebody_is_stuck {
             self.find_gone();
         }
+        let mut tick = self.is_due() || self.ticking || !self.abandoned.is_empty();
         loop {
             self.touched.sort_unstable();
             self.touched.dedup();
@@ -361,6 +396,8 @@ impl Worker {
         let mut decided = Decided::default();
         let mut engine = self.shared.lock();
         self.completions.drain(..).for_each(|completion| engine.core.complete(completion));
+        // Before new requests, which may have got the numbers of answered ones.
+        self.abandoned.drain(..).for_each(|id| engine.core.abandon(id));
         let asked = self.submissions.drain(..).map(|(id, request)| (id, request, false));
         for (id, request, forced) in asked.chain(self.forced.drain(..).map(|(id, r)| (id, r, true))) {
             match engine.submit(id, request, forced) {
@@ -387,7 +424,10 @@ impl Worker {
         decided.replies.extend(answered);
         decided.replies.iter().for_each(|(id, _)| engine.changes.answered(*id));
         self.ticking = engine.core.wants_time();
+        self.somebody_is_stuck = engine.core.somebody_is_stuck();
         self.hurrying = engine.core.wants_turn();
+        self.due_ms = engine.core.wants_turn_at_ms();
+        self.shared.timekeeper.store(self.index, Ordering::Release);
         decided
     }
 
@@ -452,6 +492,10 @@ impl Worker {
         if connection.is_over() {
             return self.disconnect(key);
         }
+        if connection.broken && connection.requests > 0 && !std::mem::replace(&mut connection.given_up, true)
+        {
+            return self.give_up(key);
+        }
         if let Some(input) = connection.input(&self.shared.limits) {
             self.reactor.receive(token, &connection.socket, input.buffer, input.from, input.all);
         }
@@ -474,6 +518,7 @@ impl Worker {
     }
 }
 
+/// The number of a thread's request, for all threads.
 fn request_id(thread: usize, slot: usize) -> RequestId {
     RequestId((thread as u64) << THREAD_SHIFT | slot as u64)
 }

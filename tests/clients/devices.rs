@@ -46,6 +46,8 @@ pub fn devices_under_a_served_pool_grow(io: &str) {
     let metadata = Loop::new(&metadata_file, 3 * MIB);
     let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), folder.path().join("pool"));
     pool.ok(&["pool", "create", "--size", "64M", "--data", &data.0, "--metadata", &metadata.0]);
+    // What it is about is when writes fail and when they do not; that they wait by default is shown in `tests/space`.
+    pool.ok(&["pool", "set", "no-space=error"]);
     let served = pool.serve(&["--io", io, "--volume", "disk=200T"]);
     let write = |from_mib: u64, mib: u64| {
         let command = format!("write -P 7 {from_mib}M {mib}M");

@@ -21,6 +21,8 @@ use vellum_tests::sim_disk::{Fault, OperationKind};
 const SEEDS: u64 = 600;
 /// The last trial of a seed: one run that is cut, seven directed ones, the others with a fault.
 const LAST_TRIAL: u64 = 14;
+/// A pool that is made smaller; for the rules of that.
+const SHRINK_TRIAL: u64 = 15;
 
 /// How a canary came to its end.
 struct Finding {
@@ -62,7 +64,11 @@ fn hunt(canary: Canary) -> Finding {
 
 /// What breaks only with the canary, among the trials of one seed.
 fn find(canary: Canary, seed: u64) -> Option<Violation> {
-    (0..=LAST_TRIAL).find_map(|trial| {
+    let trials = match canary {
+        Canary::MovedUnsynced | Canary::TruncatedAheadOfSlots => SHRINK_TRIAL..=SHRINK_TRIAL,
+        _ => 0..=LAST_TRIAL,
+    };
+    trials.into_iter().find_map(|trial| {
         let run = |broken| {
             guarded(|| {
                 canary::set(broken);
@@ -89,6 +95,9 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         5 => return late_write_to_a_freed_block(seed),
         6 => return rollback_beside_a_slow_write(seed),
         14 => return late_hosts(seed),
+        SHRINK_TRIAL => {
+            return crate::shrink_pool::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
+        }
         _ => {}
     }
     let mut rng = Rng::new(seed << 8 | trial);

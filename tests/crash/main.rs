@@ -4,6 +4,7 @@
 //! and `harness/driver/examine.rs` for what is done at a crash point.
 
 mod canaries;
+mod shrink_pool;
 mod transfer;
 
 use vellum_tests::driver::{Campaign, RunConfig, multiplier, run_campaign};

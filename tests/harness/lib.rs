@@ -6,14 +6,16 @@
 //! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
 //! `tests/crash`, `tests/faults`.
 //!
-//! Three are other matters: `program.rs`, which runs real programs for `tests/clients` and `tests/kill`; `nbd_client.rs`,
-//! for tests of a whole server; and `lab`, real kernels in virtual machines.
+//! Four are other matters: `program.rs`, which runs real programs for `tests/clients`, `tests/kill` and `tests/space`;
+//! `place.rs`, file systems for them; `nbd_client.rs`, for tests of a whole server; and `lab`, real kernels in virtual
+//! machines.
 
 pub mod adapter;
 pub mod driver;
 pub mod lab;
 pub mod model;
 pub mod nbd_client;
+pub mod place;
 pub mod program;
 pub mod rng;
 pub mod sim_disk;

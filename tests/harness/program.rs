@@ -32,13 +32,21 @@ pub struct Ran {
 ///
 /// # Panics
 /// If that takes longer than [`PATIENCE`].
-pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_for<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, ready)
+}
+
+/// Looks until `ready` gives something, for so long.
+///
+/// # Panics
+/// If it takes longer.
+pub fn wait_within<T>(patience: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = ready() {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what} did not come in {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what} did not come in {patience:?}");
         thread::sleep(GLANCE);
     }
 }
@@ -48,6 +56,14 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 /// # Panics
 /// If it takes longer than [`PATIENCE`].
 pub fn run(command: &mut Command) -> Option<Ran> {
+    run_within(PATIENCE, command)
+}
+
+/// Runs a program to its end, which may take so long. `None` if it is not installed.
+///
+/// # Panics
+/// If it takes longer.
+pub fn run_within(patience: Duration, command: &mut Command) -> Option<Ran> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = match command.spawn() {
         Ok(child) => Process(child),
@@ -55,7 +71,8 @@ pub fn run(command: &mut Command) -> Option<Ran> {
         Err(error) => panic!("{command:?}: {error}"),
     };
     let (out, err) = (read_all(process.0.stdout.take()), read_all(process.0.stderr.take()));
-    let code = process.wait(&format!("the end of {command:?}"));
+    let ended = || process.0.try_wait().expect("a child can be waited for");
+    let code = wait_within(patience, &format!("the end of {command:?}"), ended).code();
     Some(Ran { code, out: out.join().expect("the output"), err: err.join().expect("the output") })
 }
 
@@ -206,6 +223,11 @@ impl Served {
     pub fn wait_until_it_listens(&mut self) {
         let told = self.told.recv_timeout(PATIENCE).expect("the server tells its exports in time");
         assert!(told.contains("nbd+unix://"), "the server ended: {told:?}");
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     /// Ends it as an administrator would: it must end well.

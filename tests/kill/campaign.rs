@@ -3,7 +3,6 @@
 //! Owns the threads and the choice of moments. Requests and moments come from the seed; how they meet does not.
 
 use crate::history::{History, Presence};
-use crate::place::Place;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
 use vellum_tests::nbd_client::{NbdClient, Reply, command, flag, request_bytes};
+use vellum_tests::place::Place;
 use vellum_tests::program::{Pool, Process, Served, wait_for};
 use vellum_tests::rng::Rng;
 use vellum_tests::tag::{UNIT, WriteNumber, payload};

@@ -1,7 +1,7 @@
 //! Kills while a pool is made: afterwards there is none, or one that works.
 
-use crate::place::Place;
 use std::time::{Duration, Instant};
+use vellum_tests::place::Place;
 use vellum_tests::program::{Pool, Process, wait_for};
 use vellum_tests::rng::Rng;
 

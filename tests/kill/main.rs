@@ -3,16 +3,15 @@
 //! Writers with several connections write, zero, trim and flush while snapshots come and go; then the server is killed
 //! and started again, sometimes under writers that live on, and everything is read back: a unit of 512 bytes holds what
 //! the last answered request put there, or one that was issued later; a snapshot what was there when it was taken.
-//! Files: `place.rs` (file systems), `history.rs` (what may be where), `campaign.rs` (one run), `creation.rs` (kills while a
+//! Files: `history.rs` (what may be where), `campaign.rs` (one run), `creation.rs` (kills while a
 //! pool is made).
 
 mod campaign;
 mod creation;
 mod history;
-mod place;
 
 use campaign::{Campaign, environment};
-use place::Place;
+use vellum_tests::place::Place;
 
 /// Kills of all campaigns together, unless `VELLUM_KILLS` says otherwise.
 const KILLS: u64 = 50;

@@ -16,11 +16,11 @@ say() {
     echo "[$(cut -d' ' -f1 /proc/uptime)] $*"
 }
 
-# wait_for WHAT COMMAND...: until COMMAND succeeds, 20 s at most.
+# wait_for WHAT COMMAND...: until COMMAND succeeds, 60 s at most.
 wait_for() {
-    local what=$1 tries
+    local what=$1 end=$((SECONDS + 60))
     shift
-    for tries in {1..200}; do
+    while [ "$SECONDS" -lt "$end" ]; do
         if "$@" 2>/dev/null; then return; fi
         sleep 0.1
     done

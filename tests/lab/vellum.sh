@@ -1,54 +1,10 @@
 # The kernel's NBD client and three file systems against Vellum's server: bash vellum.sh BINARY.
 #
-# The pool lies on the first scratch disk, with ext4, because memory file systems know no direct access; without a
-# disk it lies in memory. Prints a line for each thing that worked, and stops at the first that did not.
-source nbd.sh
+# Prints a line for each thing that worked, and stops at the first that did not.
+source pool.sh
 
 vellum=$1
 pool=/mnt/pool/p
-socket=$pool/nbd.sock
-mkdir -p /mnt/pool /mnt/volume /mnt/snapshot
-
-place_pool() {
-    if [ -b /dev/vda ]; then
-        mkfs.ext4 -q -F /dev/vda
-        mount /dev/vda /mnt/pool
-    else
-        mount -t tmpfs tmpfs /mnt/pool
-    fi
-}
-
-vellum() {
-    "$vellum" --pool "$pool" "$@"
-}
-
-serve() {
-    rm -f "$socket"
-    "$vellum" --pool "$pool" serve &
-    server=$!
-    wait_for "the server's socket" test -S "$socket"
-}
-
-# stop SIGNAL: ends the server, whatever status it ends with.
-stop() {
-    kill -s "$1" "$server"
-    wait "$server" || true
-}
-
-used_bytes() {
-    local found
-    found=$(vellum pool status --json | grep -o '"used_bytes": *[0-9]*') || die "no used_bytes in the pool's status"
-    echo "${found##*[: ]}"
-}
-
-uses_fewer_than() {
-    [ "$(used_bytes)" -lt "$1" ]
-}
-
-# Freeing may follow the discard a little later.
-must_use_fewer_than() {
-    wait_for "less than $1 used bytes after $2" uses_fewer_than "$1"
-}
 
 # write_and_check TYPE VOLUME: what fsync and sync promised is there after a new mount, and the file system is clean.
 write_and_check() {

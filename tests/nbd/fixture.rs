@@ -73,7 +73,7 @@ impl PoolFiles {
         let opened =
             |name| Arc::new(DiskFile::open(self.path(name), self.mode).expect("nobody else has the pool"));
         let (data, metadata) = (opened("data"), opened("metadata"));
-        let options = OpenOptions { slab_blocks: 128, ..OpenOptions::default() };
+        let options = OpenOptions { slab_blocks: 128, enforce_limits: true, ..OpenOptions::default() };
         let core = vellum_engine::open(
             &mut FileDisk::over(data.clone()),
             &mut FileDisk::over(metadata.clone()),

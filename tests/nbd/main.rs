@@ -2,7 +2,7 @@
 //!
 //! `handshake`, `commands` and `structured` are the conformance suite: each prints a table of what was tried and what
 //! came back (`cargo test -p vellum-tests --test nbd conform -- --nocapture --test-threads 1`). `model` compares a
-//! volume with a plain vector. `vanish`, `pressure`, `noise` and `lifecycle` are about clients that nobody wishes for.
+//! volume with a plain vector. `limits` is about volumes with limits; `vanish`, `pressure`, `noise` and `lifecycle` about clients that nobody wishes for.
 //! Everything is done with both reactors. Read next: `fixture.rs`, `harness/nbd_client.rs`.
 
 mod changes;
@@ -10,6 +10,7 @@ mod commands;
 mod fixture;
 mod handshake;
 mod lifecycle;
+mod limits;
 mod model;
 mod noise;
 mod pressure;

@@ -8,7 +8,7 @@ use crate::tree::File;
 
 /// A module of the engine and what it may name, itself apart. `docs/architecture.md` draws this.
 /// Aligned memory is the one thing that `format` takes from `storage`: it makes pages, it does not move them.
-const MODULES: [(&str, &str); 15] = [
+const MODULES: [(&str, &str); 16] = [
     ("units", ""),
     ("canary", ""),
     ("error", "units"),
@@ -20,6 +20,7 @@ const MODULES: [(&str, &str); 15] = [
     ("metadata", "units error options settings request canary format storage"),
     ("data_path", "units error options settings request canary format storage metadata"),
     ("pool", "units error options settings request canary format storage metadata data_path"),
+    ("shrink_pool", "units error options request canary format storage metadata pool check"),
     ("transfer", "units error request format"),
     ("check", "units error options request format storage metadata"),
     ("inspect", "units error options request format storage metadata"),

@@ -4,6 +4,7 @@
 
 pub mod serve;
 mod setting;
+pub mod settings;
 pub mod transfer;
 
 use crate::error::{Error, Result};
@@ -95,13 +96,23 @@ pub enum PoolCommand {
     Status,
     /// Let the pool hold more. Works while it is served; a device under it is enlarged first.
     Extend {
-        /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
-        size: Size,
+        /// How much it may hold from now on.
+        #[command(flatten)]
+        size: PoolSize,
+    },
+    /// Make the pool smaller, and give the space to the host. The pool may not be served meanwhile.
+    ///
+    /// What lies behind the new end is moved. It may be interrupted at any moment, by a power loss too: the pool is whole
+    /// then and as large as it was, and the same command goes on where it stopped.
+    Shrink {
+        /// How much it may hold from now on.
+        #[command(flatten)]
+        size: PoolSize,
     },
     /// Change what the pool does about space. `vellum pool status` shows all settings.
     Set {
         /// no-space=stall|error, no-space-timeout=SECONDS (0 for ever), auto-extend=SIZE|off, low-water=SIZE|auto,
-        /// on-low-water=COMMAND, discard=eager|lazy|off, detect-zeros=on|off.
+        /// on-low-water=COMMAND. Kept, and not acted upon yet: discard=eager|lazy|off, detect-zeros=on|off.
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<Setting>,
     },
@@ -148,6 +159,26 @@ pub struct PoolCreate {
     pub force: bool,
 }
 
+/// How much a pool may hold from now on.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PoolSize {
+    /// How much it may hold from now on, as in 20G: a multiple of 64 KiB.
+    #[arg(value_name = "SIZE")]
+    given: Option<Size>,
+
+    /// The same.
+    #[arg(long = "size", value_name = "SIZE", allow_hyphen_values = true)]
+    named: Option<Size>,
+}
+
+impl PoolSize {
+    /// The size, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.given.or(self.named).map_or(0, |size| size.0)
+    }
+}
+
 /// How to repair a pool.
 #[derive(Debug, Args)]
 pub struct PoolRepair {
@@ -185,13 +216,47 @@ pub enum VolumeCommand {
         /// Its size, as in 10G, 512M or 1.5TiB: a multiple of 4 KiB, larger than the pool if you like.
         #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
         size: Size,
+        /// Keep so much of the pool's space for it, at most its size.
+        #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+        reservation: Option<Size>,
+    },
+    /// Set limits, a reservation, or what happens without space. What is not named stays as it is.
+    ///
+    /// iops=1000, bandwidth=100M (bytes a second) and in-flight=32 limit reads and writes of a served volume together;
+    /// reservation=10G keeps space of the pool for it; no-space=stall|error|pool says what becomes of a write that finds
+    /// none; label.NAME=TEXT remembers something. `none` takes a limit or reservation away, and no text a label.
+    Set {
+        /// Its name.
+        name: String,
+        /// What to set.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<settings::Setting>,
     },
     /// List all volumes.
-    List,
+    List {
+        /// Count what each has alone, what it shares, and what deleting it with its snapshots frees.
+        #[arg(long)]
+        usage: bool,
+    },
     /// Show a volume or snapshot.
     Show {
         /// Its name.
         name: String,
+        /// Count what it has alone, what it shares, and what deleting it (a volume with its snapshots) frees.
+        #[arg(long)]
+        usage: bool,
+    },
+    /// Tell what deleting volumes and snapshots frees, all together. Deletes nothing.
+    Usage {
+        /// Their names, or patterns, quoted from the shell: 'db-*' for volumes, 'db-*@auto-*' for snapshots.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// The snapshots of the volumes go too.
+        #[arg(long)]
+        snapshots: bool,
+        /// Count what is mapped in sectors of 4 KiB too. Reads all their metadata.
+        #[arg(long)]
+        sectors: bool,
     },
     /// Give a volume another size. Clients see a larger one when they connect the next time.
     Resize {
@@ -263,6 +328,9 @@ pub enum SnapshotCommand {
     List {
         /// Which volume's.
         volume: Option<String>,
+        /// Count what each has alone, which is what deleting it frees, and what it shares.
+        #[arg(long)]
+        usage: bool,
     },
     /// Give a snapshot another name, with the same volume.
     Rename {

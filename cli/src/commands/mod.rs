@@ -5,6 +5,7 @@
 mod pages;
 mod pool;
 mod repair;
+mod shrink;
 mod transfer;
 mod volumes;
 

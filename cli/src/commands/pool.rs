@@ -1,4 +1,4 @@
-//! `vellum pool`: make it, show it, check it, look into it. Its repair is `repair.rs`.
+//! `vellum pool`: make it, show it, check it, look into it. Its repair is `repair.rs`, its shrinking `shrink.rs`.
 //!
 //! Owns what a check and an inspection become as views. Both read the files themselves, so a served pool is in use.
 
@@ -23,7 +23,7 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
             output.result(&manage::with_pool(directory, |pool| pool.status())?, text::pool)
         }
         PoolCommand::Extend { size } => {
-            let view = manage::with_pool(directory, |pool| pool.extend(size.0))?;
+            let view = manage::with_pool(directory, |pool| pool.extend(size.bytes()))?;
             output.result(&view, text::pool)
         }
         PoolCommand::Set { settings } => {
@@ -33,6 +33,7 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
             let view = manage::with_pool(directory, |pool| pool.configure(&change))?;
             output.result(&view, text::pool)
         }
+        PoolCommand::Shrink { size } => super::shrink::run(size, directory, output),
         PoolCommand::Check => check(directory, output),
         PoolCommand::Repair(arguments) => super::repair::run(arguments, directory, output),
         PoolCommand::Inspect(what) => {
@@ -60,7 +61,7 @@ fn make(create: &PoolCreate, directory: &PoolDirectory, output: Output) -> Resul
     output.result(&view, text::pool)
 }
 
-fn refuse_served(directory: &PoolDirectory) -> Result<()> {
+pub(super) fn refuse_served(directory: &PoolDirectory) -> Result<()> {
     match Remote::connect(&directory.control_socket())? {
         None => Ok(()),
         Some(_) => Err(Error::new(Kind::InUse, format!("'{}' is being served", directory.path().display()))

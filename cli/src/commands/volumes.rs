@@ -2,7 +2,7 @@
 //!
 //! Owns which names each takes, and what is told afterwards.
 
-use crate::arguments::{CloneCommand, SnapshotCommand, VolumeCommand};
+use crate::arguments::{CloneCommand, SnapshotCommand, VolumeCommand, settings};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::with_pool;
@@ -10,25 +10,44 @@ use crate::names;
 use crate::output::{Output, text};
 use crate::pool_directory::PoolDirectory;
 use crate::size::{NewSize, Size};
-use crate::views::{ChangeView, DeletionView, SnapshotsView, VolumeKind, VolumeView, VolumesView};
+use crate::views::{
+    AskUsageView, ChangeView, DeletionView, SnapshotsView, VolumeKind, VolumeView, VolumesView,
+};
 
 pub fn volume(command: &VolumeCommand, directory: &PoolDirectory, output: Output) -> Result<()> {
     match command {
-        VolumeCommand::Create { name, size } => {
+        VolumeCommand::Create { name, size, reservation } => {
             names::check_volume(name)?;
-            let made = with_pool(directory, |pool| pool.create_volume(name, size.0))?;
+            let reserved = reservation.map_or(0, |reservation| reservation.0);
+            let made = with_pool(directory, |pool| pool.create_volume(name, size.0, reserved))?;
             output.result(&made, |made| text::made("volume", std::slice::from_ref(made)))
         }
-        VolumeCommand::List => {
-            let view = VolumesView { volumes: of_kind(directory, VolumeKind::Volume)? };
+        VolumeCommand::Set { name, settings } => {
+            names::check_volume(name)?;
+            change(name, &ChangeView::Set(settings::together(settings)?), directory, output)
+        }
+        VolumeCommand::List { usage } => {
+            let is_volume = |view: &VolumeView| view.kind == VolumeKind::Volume;
+            let view = VolumesView { volumes: some_of(directory, *usage, |_| Ok(()), is_volume)? };
             if view.volumes.is_empty() {
                 output.note("no volumes");
             }
             output.result(&view, |view| text::volumes(&view.volumes))
         }
-        VolumeCommand::Show { name } => {
+        VolumeCommand::Show { name, usage } => {
             names::check_any(name)?;
-            output.result(&with_pool(directory, |pool| pool.volume(name))?, text::volume)
+            let shown = with_pool(directory, |pool| {
+                let mut volume = pool.volume(name)?;
+                if *usage {
+                    pool.add_usage(std::slice::from_mut(&mut volume))?;
+                }
+                Ok(volume)
+            })?;
+            output.result(&shown, text::volume)
+        }
+        VolumeCommand::Usage { names, snapshots, sectors } => {
+            let what = AskUsageView { names: names.clone(), snapshots: *snapshots, sectors: *sectors };
+            output.result(&with_pool(directory, |pool| pool.usage(&what))?, text::usage)
         }
         VolumeCommand::Resize { name, size, shrink, force } => {
             names::check_volume(name)?;
@@ -71,7 +90,9 @@ pub fn snapshot(command: &SnapshotCommand, directory: &PoolDirectory, output: Ou
                 SnapshotsView { snapshots: with_pool(directory, |pool| pool.create_snapshots(names))? };
             output.result(&view, |view| text::made("snapshot", &view.snapshots))
         }
-        SnapshotCommand::List { volume } => list_snapshots(volume.as_deref(), directory, output),
+        SnapshotCommand::List { volume, usage } => {
+            list_snapshots(volume.as_deref(), *usage, directory, output)
+        }
         SnapshotCommand::Rename { old, new, force } => {
             [old, new].into_iter().try_for_each(|name| names::check_snapshot(name))?;
             rename(old, new, *force, directory, output)
@@ -110,27 +131,46 @@ pub fn clone(command: &CloneCommand, directory: &PoolDirectory, output: Output) 
     output.result(&made, |made| text::made("volume", std::slice::from_ref(made)))
 }
 
-fn list_snapshots(volume: Option<&str>, directory: &PoolDirectory, output: Output) -> Result<()> {
+fn list_snapshots(
+    volume: Option<&str>,
+    usage: bool,
+    directory: &PoolDirectory,
+    output: Output,
+) -> Result<()> {
     if let Some(volume) = volume {
         names::check_volume(volume)?;
     }
-    let mut snapshots = with_pool(directory, |pool| pool.volumes())?;
-    if let Some(volume) = volume.filter(|volume| !snapshots.iter().any(|there| there.name == *volume)) {
-        return Err(names::not_found(volume));
-    }
-    snapshots.retain(|snapshot| snapshot.kind == VolumeKind::Snapshot);
-    if let Some(volume) = volume {
-        snapshots.retain(|snapshot| names::volume_of(&snapshot.name) == Ok(volume));
-    }
+    let check = |all: &[VolumeView]| match volume {
+        Some(volume) if !all.iter().any(|there| there.name == *volume) => Err(names::not_found(volume)),
+        _ => Ok(()),
+    };
+    let is_listed = |view: &VolumeView| {
+        let is_of = |volume| names::volume_of(&view.name) == Ok(volume);
+        view.kind == VolumeKind::Snapshot && volume.is_none_or(is_of)
+    };
+    let snapshots = some_of(directory, usage, check, is_listed)?;
     if snapshots.is_empty() {
         output.note("no snapshots");
     }
     output.result(&SnapshotsView { snapshots }, |view| text::volumes(&view.snapshots))
 }
 
-fn of_kind(directory: &PoolDirectory, kind: VolumeKind) -> Result<Vec<VolumeView>> {
-    let all = with_pool(directory, |pool| pool.volumes())?;
-    Ok(all.into_iter().filter(|volume| volume.kind == kind).collect())
+/// Those that are to be listed, with their usage if that is wanted.
+fn some_of(
+    directory: &PoolDirectory,
+    usage: bool,
+    check: impl FnOnce(&[VolumeView]) -> Result<()>,
+    is_listed: impl Fn(&VolumeView) -> bool,
+) -> Result<Vec<VolumeView>> {
+    with_pool(directory, |pool| {
+        let mut volumes = pool.volumes()?;
+        check(&volumes)?;
+        volumes.retain(is_listed);
+        if usage {
+            pool.add_usage(&mut volumes)?;
+        }
+        Ok(volumes)
+    })
 }
 
 fn deletion(names: &[String], force: bool) -> DeletionView {

@@ -33,6 +33,7 @@ pub fn router(pool: Shared) -> Router {
         .route("/v1/snapshots/{name}", get(snapshot).delete(delete_snapshot).patch(change_snapshot))
         .route("/v1/clones", post(create_clone))
         .route("/v1/deletions", post(delete))
+        .route("/v1/usages", post(streams::usage))
         .route("/v1/differences", post(streams::difference))
         .route("/v1/streams", post(streams::send))
         .route("/v1/arrivals", get(streams::arrivals).post(streams::receive))
@@ -181,7 +182,8 @@ async fn snapshot(State(pool): State<Shared>, Name(name): Name) -> Answer<Volume
 }
 
 async fn create_volume(State(pool): State<Shared>, Body(new): Body<NewVolumeView>) -> Answer<VolumeView> {
-    let act = move |pool: &mut dyn Manage| pool.create_volume(&new.name, new.size_bytes);
+    let act =
+        move |pool: &mut dyn Manage| pool.create_volume(&new.name, new.size_bytes, new.reservation_bytes);
     answer(pool, StatusCode::CREATED, act).await
 }
 

@@ -1,4 +1,4 @@
-//! The routes of the control API that move streams, and what belongs to them.
+//! The routes of the control API that take long: those that move streams, what belongs to them, and counting.
 //!
 //! Owns the way between the bodies of HTTP and threads that may block. A transfer has a way to the pool of its own, so
 //! other requests do not wait for it.
@@ -10,7 +10,10 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
 use crate::names;
-use crate::views::{AbortedView, ArrivalsView, AskDifferenceView, DifferenceView, SendView, VolumeView};
+use crate::views::{
+    AbortedView, ArrivalsView, AskDifferenceView, AskUsageView, DifferenceView, SendView, UsageView,
+    VolumeView,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -37,6 +40,16 @@ pub(super) async fn difference(
     Body(what): Body<AskDifferenceView>,
 ) -> Answer<DifferenceView> {
     answer(pool, StatusCode::OK, move |pool| pool.difference(&what)).await
+}
+
+/// Counting may take long, so others do not wait for it where there are several ways to the pool.
+pub(super) async fn usage(State(pool): State<Shared>, Body(what): Body<AskUsageView>) -> Answer<UsageView> {
+    let Some(mut pool) = ask(pool.clone(), |pool| Ok(pool.fork())).await? else {
+        return answer(pool, StatusCode::OK, move |pool| pool.usage(&what)).await;
+    };
+    let gone = |_| Error::new(Kind::Failure, "the request has panicked");
+    let counted = tokio::task::spawn_blocking(move || pool.usage(&what)).await.map_err(gone)??;
+    Ok((StatusCode::OK, Json(counted)))
 }
 
 /// Answers when it is known that there will be a stream, and how long.

@@ -56,6 +56,9 @@ impl<E: Engine> Opened<E> {
                 let volume = self.find(names::volume_of(name)?)?;
                 (Request::Rollback { volume, snapshot }, volume, *force)
             }
+            ChangeView::Set(settings) => {
+                (Request::SetProperties { volume, change: Box::new(settings.change()) }, volume, false)
+            }
             ChangeView::Collapse {} => (Request::Collapse { volume }, volume, false),
             ChangeView::Hold { tag } => (Request::Hold { volume, tag: tag.clone() }, volume, false),
             ChangeView::Release { tag, force } => {
@@ -63,7 +66,7 @@ impl<E: Engine> Opened<E> {
             }
         };
         self.ask(request, force)?;
-        if !matches!(change, ChangeView::Rename { .. } | ChangeView::Hold { .. }) {
+        if !matches!(change, ChangeView::Rename { .. } | ChangeView::Hold { .. } | ChangeView::Set(_)) {
             self.engine.settle();
         }
         let views = VolumeView::all(&self.engine.volumes());

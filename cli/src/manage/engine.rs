@@ -8,7 +8,8 @@ use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
 use crate::views::{
-    ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView, VolumeView,
+    AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView,
+    SettingsView, UsageView, VolumeView,
 };
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
@@ -113,8 +114,13 @@ impl<E: Engine> Manage for Opened<E> {
         let now = self.engine.status().data_blocks;
         if data_blocks < now {
             let now = Size(now * BLOCK_BYTES);
-            return Err(Error::new(Kind::Invalid, format!("the pool has {now}, and cannot be made smaller"))
-                .hint(format!("give {now} or more")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("the pool has {now}, and is not made smaller by this"),
+            )
+            .hint(format!(
+                "give {now} or more; `vellum pool shrink` makes it smaller when it is not served"
+            )));
         }
         self.engine.request(Request::Extend { data_blocks })?;
         self.status()
@@ -123,7 +129,10 @@ impl<E: Engine> Manage for Opened<E> {
     fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {
         let mut settings = self.engine.settings();
         for (key, value) in &change.settings {
-            settings.set(key, value)?;
+            let wrong = |error: EngineError| {
+                Error::from(error).hint("`vellum pool set --help` tells what can be set, and to what")
+            };
+            settings.set(key, value).map_err(wrong)?;
         }
         let now = self.engine.status().data_blocks * BLOCK_BYTES;
         if (1..now).contains(&settings.auto_extend_bytes) && change.settings.contains_key("auto-extend") {
@@ -138,9 +147,23 @@ impl<E: Engine> Manage for Opened<E> {
         Ok(VolumeView::all(&self.engine.volumes()))
     }
 
-    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {
+    fn usage(&mut self, what: &AskUsageView) -> Result<UsageView> {
+        self.carry_out_usage(what)
+    }
+
+    fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView> {
         names::check_volume(name)?;
-        self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes })
+        let made = self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes })?;
+        if reservation_bytes == 0 {
+            return Ok(made);
+        }
+        let reserve = SettingsView { reservation_bytes: Some(reservation_bytes), ..SettingsView::default() };
+        let changed = self.carry_out_change(name, &ChangeView::Set(reserve));
+        if changed.is_err() {
+            let volumes = vec![VolumeId(made.number)];
+            self.engine.request(Request::Delete { volumes, deferred: false })?;
+        }
+        Ok(changed?.volume.unwrap_or(made))
     }
 
     fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {

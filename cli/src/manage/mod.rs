@@ -9,13 +9,15 @@ pub mod files;
 pub mod live;
 pub mod remote;
 mod transfer;
+mod usage;
 
 use crate::error::Result;
+use crate::exit::Kind;
 use crate::names;
 use crate::pool_directory::PoolDirectory;
 use crate::views::{
-    ArrivalView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView,
-    DifferenceView, PoolView, SendView, VolumeView,
+    ArrivalView, AskDifferenceView, AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView,
+    DeletionView, DifferenceView, PoolView, SendView, UsageView, VolumeKind, VolumeUsageView, VolumeView,
 };
 pub use files::{Files, Growth};
 pub use live::Live;
@@ -64,8 +66,37 @@ pub trait Manage: Transfer {
         found.ok_or_else(|| names::not_found(name))
     }
 
-    /// Makes an empty volume.
-    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView>;
+    /// What volumes and snapshots have alone, all together.
+    fn usage(&mut self, what: &AskUsageView) -> Result<UsageView>;
+
+    /// Adds to each what it has alone and shares. What has gone meanwhile stays without.
+    fn add_usage(&mut self, volumes: &mut [VolumeView]) -> Result<()> {
+        for volume in volumes {
+            let names = vec![volume.name.clone()];
+            let alone = self.usage(&AskUsageView { names: names.clone(), ..AskUsageView::default() });
+            let whole = match (&alone, volume.kind) {
+                (Ok(_), VolumeKind::Volume) => {
+                    self.usage(&AskUsageView { names, snapshots: true, ..AskUsageView::default() })
+                }
+                _ => alone.clone(),
+            };
+            match alone.and_then(|alone| Ok((alone, whole?))) {
+                Ok((alone, whole)) => {
+                    volume.usage = Some(VolumeUsageView {
+                        exclusive_bytes: alone.freed_if_deleted_bytes,
+                        shared_bytes: alone.shared_bytes,
+                        freed_if_deleted_bytes: whole.freed_if_deleted_bytes,
+                    });
+                }
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an empty volume, with a reservation if that is not 0.
+    fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView>;
 
     /// Freezes volumes, all at one moment. Names are `volume@snapshot`; the answer has their order. The volume may be a
     /// pattern.

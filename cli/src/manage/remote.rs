@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::names;
 use crate::views::{
-    AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, ChangeView, ChangedView, ConfigurationView,
-    DeletedView, DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView, NewCloneView,
-    NewVolumeView, PoolView, SendView, SnapshotsView, VolumeView, VolumesView,
+    AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, AskUsageView, ChangeView, ChangedView,
+    ConfigurationView, DeletedView, DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView,
+    NewCloneView, NewVolumeView, PoolView, SendView, SnapshotsView, UsageView, VolumeView, VolumesView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -268,8 +268,12 @@ impl Manage for Remote {
         self.get(&path_of(name)?)
     }
 
-    fn create_volume(&mut self, name: &str, size_bytes: u64) -> Result<VolumeView> {
-        self.post("/v1/volumes", &NewVolumeView { name: name.to_owned(), size_bytes })
+    fn usage(&mut self, what: &AskUsageView) -> Result<UsageView> {
+        self.post("/v1/usages", what)
+    }
+
+    fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView> {
+        self.post("/v1/volumes", &NewVolumeView { name: name.to_owned(), size_bytes, reservation_bytes })
     }
 
     fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {

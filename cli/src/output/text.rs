@@ -6,7 +6,8 @@ use super::table::{Align, fields, table};
 use crate::size::Size;
 use crate::views::{
     AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
-    MetadataState, PoolView, RepairView, ServeView, Shortage, SpaceState, VolumeView,
+    MetadataState, NoSpaceView, PoolView, PropertiesView, RepairView, ServeView, Shortage, ShrinkView,
+    SpaceState, UsageView, VolumeKind, VolumeUsageView, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -35,7 +36,9 @@ pub fn pool(view: &PoolView) -> String {
         ("served", if view.served { "yes" } else { "no" }.to_owned()),
         ("size", size(view.size_bytes)),
         ("used", part(view.used_bytes, view.size_bytes)),
+        ("data", size(view.data_bytes)),
         ("free", part(view.free_bytes, view.size_bytes)),
+        ("reserve", part(view.reserved_bytes, view.size_bytes)),
         ("log", format!("{}, {} in use", size(view.log_bytes), size(view.log_used_bytes))),
         ("metadata", metadata(view)),
     ];
@@ -49,10 +52,44 @@ pub fn pool(view: &PoolView) -> String {
         rows.push(("WARNING", warning.to_owned()));
     }
     rows.push(("settings", settings(view)));
+    if view.waiting_bytes > 0 {
+        rows.push(("waiting", format!("{} freed, not yet to be used again", size(view.waiting_bytes))));
+    }
     rows.push(("volumes", format!("{}, together {}", view.volumes, size(view.volumes_bytes))));
     rows.push(("snapshots", view.snapshots.to_string()));
+    rows.push(("mapped", format!("{}, what is shared counted for each", size(view.mapped_bytes))));
+    if view.served {
+        rows.push(("rates", rates(view)));
+    }
     if view.deleting > 0 {
         rows.push(("being deleted", view.deleting.to_string()));
+    }
+    fields(&rows)
+}
+
+fn rates(view: &PoolView) -> String {
+    let (given, freed) = (size(view.given_bytes_per_s), size(view.freed_bytes_per_s));
+    let full = view.full_in_s.map_or_else(String::new, |seconds| {
+        // Beyond a century it is a matter of other things.
+        let seconds = Duration::from_secs(seconds.min(100 * 365 * 86_400));
+        format!("; full in {} at that", humantime::format_duration(seconds))
+    });
+    format!("{given}/s given out, {freed}/s freed{full}")
+}
+
+/// What making a pool smaller came to.
+pub fn shrunk(view: &ShrinkView) -> String {
+    let mut rows = vec![
+        ("size", format!("{}, {} before", size(view.size_bytes), size(view.size_before_bytes))),
+        ("used", part(view.used_bytes, view.size_bytes)),
+        ("moved", size(view.moved_bytes)),
+    ];
+    match view.returned_bytes.filter(|_| view.truncated) {
+        Some(bytes) => rows.push(("back to the host", size(bytes))),
+        None => rows.push((
+            "on the host",
+            "the device is as long as it was; its end is not used any more".to_owned(),
+        )),
     }
     fields(&rows)
 }
@@ -62,7 +99,7 @@ fn metadata(view: &PoolView) -> String {
     match view.metadata_state {
         MetadataState::Ok => room,
         MetadataState::NearFull => format!("{room}; NEARLY FULL, and its file or device cannot grow"),
-        MetadataState::Full => format!("{room}; FULL: writes fail until its file or device can grow"),
+        MetadataState::Full => format!("{room}; FULL: writes wait or fail until its file or device can grow"),
     }
 }
 
@@ -112,6 +149,9 @@ pub fn volumes(volumes: &[VolumeView]) -> String {
     if volumes.is_empty() {
         return String::new();
     }
+    if volumes.iter().any(|volume| volume.usage.is_some()) {
+        return usages(volumes);
+    }
     let columns = [
         ("NAME", Align::Left),
         ("SIZE", Align::Right),
@@ -133,6 +173,48 @@ pub fn volumes(volumes: &[VolumeView]) -> String {
     table(columns, &volumes.iter().map(row).collect::<Vec<_>>())
 }
 
+/// A list of volumes or snapshots with what each has alone.
+fn usages(volumes: &[VolumeView]) -> String {
+    let columns = [
+        ("NAME", Align::Left),
+        ("SIZE", Align::Right),
+        ("MAPPED", Align::Right),
+        ("EXCLUSIVE", Align::Right),
+        ("SHARED", Align::Right),
+        ("FREED IF DELETED", Align::Right),
+    ];
+    let row = |volume: &VolumeView| {
+        let of_usage = |bytes: fn(&VolumeUsageView) -> u64| {
+            volume.usage.as_ref().map_or_else(|| "-".to_owned(), |usage| size(bytes(usage)))
+        };
+        [
+            volume.name.clone(),
+            size(volume.size_bytes),
+            size(volume.mapped_bytes),
+            of_usage(|usage| usage.exclusive_bytes),
+            of_usage(|usage| usage.shared_bytes),
+            of_usage(|usage| usage.freed_if_deleted_bytes),
+        ]
+    };
+    table(columns, &volumes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What volumes and snapshots have alone, all together.
+pub fn usage(view: &UsageView) -> String {
+    let mut rows = vec![("names", view.names.join(", ")), ("mapped", size(view.mapped_bytes))];
+    if let Some(bytes) = view.mapped_sectors_bytes {
+        rows.push(("in sectors", size(bytes)));
+    }
+    let upper_bound = if view.names.len() > 1 { "at most " } else { "" };
+    rows.extend([
+        ("freed if deleted", size(view.freed_if_deleted_bytes)),
+        ("shared", format!("{upper_bound}{}", size(view.shared_bytes))),
+        ("metadata freed", size(view.freed_metadata_bytes)),
+        ("exact at", format!("generation {}, record {}", view.generation, view.sequence)),
+    ]);
+    fields(&rows)
+}
+
 /// What keeps it, and whether it goes afterwards.
 fn holds(view: &VolumeView, none: &str, some: String) -> String {
     let holds = if view.holds.is_empty() { none.to_owned() } else { some };
@@ -143,7 +225,7 @@ fn holds(view: &VolumeView, none: &str, some: String) -> String {
 pub fn volume(view: &VolumeView) -> String {
     let kind = serde_json::to_value(view.kind).ok();
     let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
-    fields(&[
+    let mut rows = vec![
         ("name", view.name.clone()),
         ("kind", kind.to_owned()),
         ("uuid", view.uuid.clone()),
@@ -154,7 +236,46 @@ pub fn volume(view: &VolumeView) -> String {
         ("created", time(view.created_unix_s)),
         ("holds", holds(view, "none", view.holds.join(", "))),
         ("generation", view.generation.to_string()),
-    ])
+    ];
+    if let Some(usage) = &view.usage {
+        rows.extend([
+            ("exclusive", size(usage.exclusive_bytes)),
+            ("shared", size(usage.shared_bytes)),
+            ("freed if deleted", size(usage.freed_if_deleted_bytes)),
+        ]);
+    }
+    if view.kind == VolumeKind::Volume {
+        rows.extend(properties(&view.properties));
+    }
+    fields(&rows)
+}
+
+/// What is set on a volume; what is not set only where people look for it.
+fn properties(view: &PropertiesView) -> Vec<(&'static str, String)> {
+    let reservation =
+        if view.reservation_bytes > 0 { size(view.reservation_bytes) } else { "none".to_owned() };
+    let no_space = match view.no_space {
+        NoSpaceView::Pool => "as the pool",
+        NoSpaceView::Stall => "stall",
+        NoSpaceView::Error => "error",
+    };
+    let labels = view.labels.iter().map(|(name, value)| format!("{name}={value}"));
+    let mut rows =
+        vec![("reservation", reservation), ("limits", limits(view)), ("no space", no_space.to_owned())];
+    if !view.labels.is_empty() {
+        rows.push(("labels", labels.collect::<Vec<_>>().join(", ")));
+    }
+    rows
+}
+
+fn limits(view: &PropertiesView) -> String {
+    let limits = [
+        view.limit_iops.map(|limit| format!("{limit} requests/s")),
+        view.limit_bytes_per_s.map(|limit| format!("{}/s", size(limit))),
+        view.limit_in_flight.map(|limit| format!("{limit} requests in flight")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    if limits.is_empty() { "none".to_owned() } else { limits.join(", ") }
 }
 
 /// What was made, one a line.

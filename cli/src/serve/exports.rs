@@ -107,6 +107,8 @@ mod tests {
             generation: 0,
             holds: Vec::new(),
             deletion_deferred: false,
+            properties: Default::default(),
+            usage: None,
         }
     }
 

@@ -106,7 +106,7 @@ fn start(
         );
     }
     let uuid = identity(&mut metadata).unwrap_or_default();
-    let options = OpenOptions { can_wait: true, ..host::open_options()? };
+    let options = OpenOptions { enforce_limits: true, can_wait: true, ..host::open_options()? };
     let core = vellum_engine::open(&mut data, &mut metadata, &options);
     let core = core.map_err(|error| directory.explain(error))?;
     let config = Config {
@@ -231,7 +231,7 @@ fn prepare_volumes(arguments: &ServeArguments, pool: &mut dyn Manage) -> Result<
         }
     }
     for NamedSize { name, size } in arguments.volumes.iter().filter(|volume| find(&volume.name).is_none()) {
-        pool.create_volume(name, size.0)?;
+        pool.create_volume(name, size.0, 0)?;
     }
     let volumes = pool.volumes()?;
     if let Some(default) = &arguments.default

@@ -1,4 +1,4 @@
-//! Changes of volumes and snapshots that are there: held, released, deleted, renamed, grown, rolled back.
+//! Changes of volumes and snapshots that are there: held, released, deleted, renamed, grown, rolled back, given properties.
 //!
 //! Owns the checks that make such a change valid before it is applied. The way of these requests is `control.rs`;
 //! making a volume smaller takes more than one step and is `shrink.rs`.
@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
 use crate::metadata::tree::LAST_KEY;
 use crate::metadata::{LOG_VOLUME, name_is_taken};
-use crate::request::Request;
+use crate::request::{PropertiesChange, Request};
 use crate::settings::Settings;
 use crate::units::{VirtualBlock, VolumeId};
 
@@ -18,6 +18,7 @@ use crate::units::{VirtualBlock, VolumeId};
 const DELETIONS_MAX: usize = 4096;
 const HOLDS_MAX: usize = 16;
 const TAG_BYTES_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 64;
 /// Snapshots that a message names.
 const NAMED_MAX: usize = 3;
 
@@ -30,6 +31,7 @@ impl Core {
             Request::Release { volume, tag } => self.delta_for_release(*volume, tag),
             Request::Resize { volume, size_bytes } => self.delta_for_resize(*volume, *size_bytes),
             Request::Rename { volume, name } => self.delta_for_rename(*volume, name),
+            Request::SetProperties { volume, change } => self.delta_for_properties(*volume, change),
             Request::Rollback { volume, snapshot } => self.delta_for_rollback(*volume, *snapshot),
             Request::Configure { settings } => self.delta_for_configure(settings),
             _ => Err(Error::invalid("this request changes no volume")),
@@ -160,6 +162,35 @@ impl Core {
     fn delta_for_resize(&self, volume: VolumeId, size_bytes: u64) -> Result<Delta> {
         check_size(size_bytes)?;
         checked(VolumeRecord { size_bytes, ..self.changeable(volume)?.clone() })
+    }
+
+    fn delta_for_properties(&self, volume: VolumeId, change: &PropertiesChange) -> Result<Delta> {
+        let record = self.changeable(volume)?;
+        let mut properties = record.properties.clone();
+        if let Some(reservation_bytes) = change.reservation_bytes {
+            if reservation_bytes > record.size_bytes {
+                let message =
+                    format!("a reservation is at most the volume's size, {} bytes", record.size_bytes);
+                return Err(Error::invalid(message).at(Place::Volume(volume)));
+            }
+            properties.reservation_bytes = reservation_bytes;
+        }
+        properties.limit_iops = change.limit_iops.unwrap_or(properties.limit_iops);
+        properties.limit_bytes_per_s = change.limit_bytes_per_s.unwrap_or(properties.limit_bytes_per_s);
+        properties.limit_in_flight = change.limit_in_flight.unwrap_or(properties.limit_in_flight);
+        if let Some(policy) = change.no_space {
+            properties.set_no_space(policy);
+        }
+        for (name, value) in &change.labels {
+            let is_text = |text: &str| text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control);
+            if name.is_empty() || !is_text(name) || !value.as_deref().is_none_or(is_text) {
+                let message = "a label has a name of 1 to 64 bytes and a value of at most 64, without control characters";
+                return Err(Error::invalid(message).at(Place::Volume(volume)));
+            }
+            properties.labels.retain(|(other, _)| other != name);
+            properties.labels.extend(value.iter().map(|value| (name.clone(), value.clone())));
+        }
+        checked(VolumeRecord { properties, ..record.clone() })
     }
 
     fn delta_for_rename(&self, volume: VolumeId, name: &str) -> Result<Delta> {

@@ -108,6 +108,7 @@ impl Core {
     }
 
     pub(super) fn start_close(&mut self, key: Key) {
+        self.start_all_limited();
         self.closing = true;
         self.set_durable(key, true);
         if let Some(request) = self.requests.get_mut(&key) {

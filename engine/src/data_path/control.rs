@@ -39,11 +39,15 @@ impl Core {
         }
         let (delta, made) = match self.delta_for(&task.request) {
             Ok(prepared) => prepared,
-            Err(error) => return self.part_done(task.key, Err(error)),
+            Err(error) => {
+                self.end_trial(&task.request);
+                return self.part_done(task.key, Err(error));
+            }
         };
         if let Err(error) = delta.check() {
             return self.part_done(task.key, Err(error));
         }
+        let Some(task) = self.reserve_for(task, &delta) else { return };
         let bytes = delta.encoded_bytes();
         let metadata_pages = self.pages_for_records(&delta);
         let needed = Room { log_pages: Commit::pages_for(bytes), metadata_pages, unproven_bytes: 0 };
@@ -76,6 +80,7 @@ impl Core {
             self.room.changed = true;
         }
         let deleted = self.deleted_by(&delta);
+        self.limits_follow(&delta);
         if let Some(partial) = made.first().and_then(|made| self.partial_info(*made)) {
             self.set_outcome(key, Outcome::Receiving(partial));
         } else if !made.is_empty() {
@@ -202,7 +207,12 @@ impl Core {
             let record = self.new_record(id, VolumeKind::Snapshot, new)?;
             records.push((
                 *source,
-                VolumeRecord { origin: Some(*source), size_bytes: origin.size_bytes, ..record },
+                VolumeRecord {
+                    origin: Some(*source),
+                    size_bytes: origin.size_bytes,
+                    properties: origin.properties.inherited(),
+                    ..record
+                },
             ));
         }
         let made = records.iter().map(|(_, record)| record.id).collect();
@@ -218,7 +228,12 @@ impl Core {
         }
         let id = self.metadata.next_volume;
         let record = self.new_record(id, VolumeKind::Volume, new)?;
-        let record = VolumeRecord { origin: Some(snapshot), size_bytes: origin.size_bytes, ..record };
+        let record = VolumeRecord {
+            origin: Some(snapshot),
+            size_bytes: origin.size_bytes,
+            properties: origin.properties.inherited(),
+            ..record
+        };
         Ok((Delta::Snapshot { cuts: vec![(snapshot, record)] }, vec![id]))
     }
 }

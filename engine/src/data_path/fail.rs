@@ -15,6 +15,7 @@ impl Core {
             Task::Read(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extents(task) => self.part_done(task.key, Err(error.clone())),
             Task::Difference(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Usage(task) => self.part_done(task.key, Err(error.clone())),
             Task::Write(task) => self.write_done(task, Err(error.clone())),
             Task::Publish(job) => self.fail_job(job, error),
             Task::Clear(task) => self.part_done(task.key, Err(error.clone())),
@@ -23,6 +24,7 @@ impl Core {
             Task::Control(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extend(task) => self.extension_over(task.key, Err(error.clone())),
             Task::Shrink(task) => self.fail_shrink(&task, error),
+            Task::CountOwn(volume) => self.own_walk_ends(volume),
         }
     }
 
@@ -51,6 +53,7 @@ impl Core {
             self.part_done(key, Err(error.clone()));
         }
         self.fail_waiting(&error);
+        self.start_all_limited();
     }
 
     fn answer_with_failure(&mut self, key: super::Key, error: &Error) {
@@ -68,8 +71,10 @@ impl Core {
         tasks.append(&mut self.waiting_for_room);
         tasks.extend(self.stall.drain());
         tasks.append(&mut self.waiting_for_pins);
+        tasks.append(&mut self.reservations.waiting);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);
+        self.fail_counts(&mut tasks);
         for task in tasks {
             match task {
                 reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_)) => {
@@ -84,7 +89,10 @@ impl Core {
     pub(super) fn take_events(&mut self, number: DeltaNumber) {
         for event in std::mem::take(&mut self.metadata.forest.events) {
             match event {
-                Event::BlockFreed(block) => self.space.free(number, block),
+                Event::BlockFreed(block) => {
+                    self.rates.block_freed();
+                    self.space.free(number, block);
+                }
                 Event::BlockExclusive(block) => self.unproven.become_exclusive(number, block),
                 Event::PageExclusive(page) => self.unproven.page_became_exclusive(number, page),
                 Event::PageInherits { from, to } => self.unproven.page_inherits(from, to),

@@ -234,7 +234,9 @@ impl Core {
 
     /// Applies `delta`, which will be the next in the log.
     pub(super) fn apply(&mut self, delta: &Delta) -> std::result::Result<(), Fault> {
-        self.metadata.apply(delta)
+        if self.reservations.any() { self.apply_counted(delta) } else { self.metadata.apply(delta) }?;
+        self.usage.note(delta);
+        Ok(())
     }
 
     /// Queues an applied delta, and notes what it freed, published and made exclusive.
@@ -271,6 +273,7 @@ impl Core {
         let nobodys = job.fresh && self.locks.leave_target(job.task.place(), job.block);
         if nobodys {
             self.space.give_back(job.block);
+            self.note_given_back(job.task.volume);
         }
         self.unpin(job.block, job.task.volume);
     }

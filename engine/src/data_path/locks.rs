@@ -117,6 +117,11 @@ impl Locks {
         Some(target.block)
     }
 
+    /// Whether writes to this place share a new block that is not published yet.
+    pub fn has_target(&self, place: Place) -> bool {
+        self.blocks.get(&place).is_some_and(|lock| lock.target.is_some())
+    }
+
     /// Makes `block` the new block of this place, with one user.
     pub fn set_target(&mut self, place: Place, block: DataBlock) {
         self.blocks.entry(place).or_default().target = Some(Target { block, users: 1 });

@@ -8,7 +8,7 @@
 //!
 //! | step | file | what happens |
 //! |---|---|---|
-//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block |
+//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block; `limits.rs` may hold it back |
 //! | 2 | `write.rs` | mapping found, sectors locked (`locks.rs`), place chosen, room set aside (`room.rs`) |
 //! | 3 | `gather.rs` | only for parts of sectors and second layers: what is there is read first |
 //! | 4 | `job.rs` | data written to the chosen block (`space.rs` gave it); on completion the delta is applied |
@@ -16,7 +16,8 @@
 //! | 6 | `commit.rs` | for FUA and flush: one sync of the data file, shared by all who wait |
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
-//! `collapse.rs` and `collapse_walks.rs`; what differs `difference.rs`; snapshots that arrive `receive.rs`. In the
+//! `collapse.rs` and `collapse_walks.rs`; reservations `reservations.rs`, `reserve.rs` and `own_walk.rs`; what differs
+//! `difference.rs`; what volumes have alone `usage.rs`; snapshots that arrive `receive.rs`. In the
 //! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
 //! written before they are needed). Writes that find no room wait in `stall.rs`. A pool is made larger by `extend.rs`,
 //! and makes itself larger by `auto_extend.rs`; `space_events.rs` tells how it is off.
@@ -35,12 +36,17 @@ mod extents;
 mod fail;
 mod gather;
 mod job;
+mod limits;
 mod locks;
 mod opening;
 mod operations;
+mod own_walk;
+mod rates;
 mod read;
 mod receive;
 mod reclaim;
+mod reservations;
+mod reserve;
 mod room;
 mod shrink;
 mod space;
@@ -51,11 +57,13 @@ mod submit;
 mod turn;
 mod unmap;
 mod unproven;
+mod usage;
 mod write;
 mod write_ahead;
 
 pub use collapse_walks::CollapseStatus;
 pub use opening::open;
+pub use rates::Rates;
 pub use space::SpaceCounts;
 pub use space_events::{SpaceEvent, SpaceState};
 pub use stall::{Shortage, StallStatus};
@@ -101,6 +109,8 @@ pub enum Task {
     Extents(extents::ExtentsTask),
     /// Say how a volume differs from a base.
     Difference(difference::DifferenceTask),
+    /// Say what a set of volumes uses.
+    Usage(Box<usage::UsageTask>),
     /// Write into one block.
     Write(write::WriteTask),
     /// Publish what a job has written.
@@ -117,6 +127,8 @@ pub enum Task {
     Extend(extend::ExtendTask),
     /// Make a volume smaller, a slice of its tail at a time.
     Shrink(shrink::ShrinkTask),
+    /// Count the blocks that a volume has alone, some at a time.
+    CountOwn(VolumeId),
 }
 
 impl Task {
@@ -182,6 +194,8 @@ pub struct Core {
     /// Blocks that operations of former owners still name.
     waiting_for_pins: VecDeque<Task>,
     collapse: collapse_walks::CollapseWalks,
+    usage: usage::UsageState,
+    rates: rates::RateState,
     room: room::RoomState,
     checkpoint: checkpoint::CheckpointState,
     slab: reclaim::SlabState,
@@ -195,6 +209,11 @@ pub struct Core {
     unborn: FxHashSet<VolumeId>,
     /// Volumes that are being made smaller, and where they will end, in bytes.
     shrinking: FxHashMap<VolumeId, u64>,
+    reservations: reservations::Reservations,
+    /// Steps of counting walks that this turn may still take.
+    own_steps_left: u32,
+    /// Requests that volumes' limits hold back.
+    limits: limits::Limits,
     /// Why the pool takes no writes, once it does not.
     failure: Option<Error>,
     /// Sectors written since the last sync was submitted, and those that the running sync covers.
@@ -232,12 +251,15 @@ impl Core {
             && (!self.is_proven()
                 || !self.waiting_for_room.is_empty()
                 || !self.stall.is_empty()
-                || self.collapse.wants_turn())
+                || self.collapse.wants_turn()
+                || self.reservations.wants_turn())
     }
 
     /// Whether another turn would move something on at once: somebody waits for a walk, which takes a few steps a turn.
     pub fn wants_turn(&self) -> bool {
-        self.failure.is_none() && self.collapse.wants_turn_now()
+        let wants =
+            self.collapse.wants_turn_now() || self.reservations.wants_turn_now() || self.usage.wants_turn();
+        self.failure.is_none() && wants
     }
 
     /// Whether nothing is left to do but wait for requests and time.

@@ -13,7 +13,7 @@ use super::space_events::SpaceEvents;
 use super::stall::StallState;
 use super::unproven::Unproven;
 use super::write_ahead::WriteAheadState;
-use super::{Core, Task, reclaim, room};
+use super::{Core, Task, limits, reclaim, reservations, room};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{LogHead, ROOT_SLOT_PAGES, RootSlot, VolumeState};
@@ -41,6 +41,8 @@ pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions)
     found.ring.tail = found.ring.head;
     let mut core = Core::behind(found, incarnation, options);
     core.resume_deletions();
+    core.load_limits();
+    core.load_reservations();
     Ok(core)
 }
 
@@ -164,6 +166,8 @@ impl Core {
             space_events: SpaceEvents::default(),
             waiting_for_pins: VecDeque::new(),
             collapse: CollapseWalks::default(),
+            usage: super::usage::UsageState::default(),
+            rates: super::rates::RateState::default(),
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),
@@ -175,6 +179,9 @@ impl Core {
             next_job: 0,
             unborn: FxHashSet::default(),
             shrinking: FxHashMap::default(),
+            reservations: reservations::Reservations::default(),
+            own_steps_left: 0,
+            limits: limits::Limits::new(options.enforce_limits),
             failure: None,
             unsynced: FxHashMap::default(),
             syncing: FxHashMap::default(),

@@ -128,9 +128,20 @@ impl Core {
             load.tasks.push(task);
             return;
         }
+        self.load_page(pointer, vec![task]);
+    }
+
+    /// Has a page read that will be needed soon, unless it is in memory or on its way.
+    pub(super) fn load_ahead(&mut self, pointer: &Pointer) {
+        let is_resident = self.metadata.forest.cache.get(pointer.page).is_some();
+        if !is_resident && !self.page_loads.contains_key(&pointer.page) {
+            self.load_page(*pointer, Vec::new());
+        }
+    }
+
+    fn load_page(&mut self, pointer: Pointer, tasks: Vec<Task>) {
         let since = self.metadata.forest.cache.clock();
-        let load = PageLoad { pointer, second_copy: false, tasks: vec![task], since };
-        self.page_loads.insert(pointer.page, load);
+        self.page_loads.insert(pointer.page, PageLoad { pointer, second_copy: false, tasks, since });
         self.metadata.forest.pages.pin(pointer.page);
         self.read_page(pointer.page, pointer.page);
     }

@@ -6,9 +6,7 @@
 use super::control::VOLUME_BYTES_MAX;
 use super::{Core, Key, Task, control};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{
-    Delta, Properties, Received, VolumeKind, VolumeRecord, check_name, from_body, to_body, uuid_text,
-};
+use crate::format::{Delta, Properties, Received, VolumeKind, VolumeRecord, check_name, uuid_text};
 use crate::request::{Arrival, Base, NewVolume, Outcome, Partial, Request, Source, StreamBase};
 use crate::units::{SECTOR_BYTES, VolumeId};
 
@@ -44,7 +42,7 @@ impl Core {
             source: self.source_of(record),
             base,
             position_bytes: 0,
-            properties: to_body(&record.properties).into(),
+            properties: record.properties.encode().into(),
         };
         self.set_outcome(key, Outcome::Snapshot(Box::new(arrival)));
         Ok(())
@@ -132,7 +130,8 @@ impl Core {
         let id = self.metadata.next_volume;
         let record = VolumeRecord {
             size_bytes: *size_bytes,
-            properties: properties_of(arrival)?,
+            // A reservation of the sender is no promise of this pool.
+            properties: Properties::decode(&arrival.properties)?.inherited(),
             received: Some(Box::new(Received { source: *source, base: *base, position_bytes: 0 })),
             ..self.new_record(id, VolumeKind::Partial, new)?
         };
@@ -214,17 +213,6 @@ fn check_size(size_bytes: u64) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn properties_of(arrival: &Arrival) -> Result<Properties> {
-    let (properties, used): (Properties, usize) = from_body(&arrival.properties)?;
-    if used != arrival.properties.len() {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the snapshot has properties that this program does not know",
-        ));
-    }
-    Ok(properties)
 }
 
 fn mismatch(message: &'static str) -> Error {

@@ -79,7 +79,7 @@ impl Core {
             return;
         }
         let ahead = self.options.slab_blocks / 4;
-        let short = self.space.ready() <= ahead || self.stall.wants_block();
+        let short = self.space.ready() <= ahead || self.stall.wants_block() || self.reservations_lack_slabs();
         if short && !self.slab.running && !self.slab.refused {
             self.start_slab();
         }
@@ -122,6 +122,7 @@ impl Core {
         if blocks == 1 {
             self.slab.refused = true;
             self.fail_block_waiters(cause);
+            self.wake_reservations();
         }
     }
 
@@ -137,6 +138,7 @@ impl Core {
         self.slab.running = false;
         self.stall.ask_host_again();
         self.space.slab_ready(first, blocks);
+        self.wake_reservations();
     }
 
     fn start_punch(&mut self) {
@@ -153,6 +155,7 @@ impl Core {
         self.slab.ask_again();
         self.stall.ask_host_again();
         self.space.punched(first, blocks, result.is_ok());
+        self.wake_reservations();
     }
 
     /// Wants the metadata file to grow by a step, and by so many pages at least.

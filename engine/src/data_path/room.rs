@@ -64,10 +64,12 @@ impl Core {
 
     /// Whether the metadata file takes what writes need.
     pub(super) fn metadata_state(&self) -> MetadataState {
+        if !self.growth.was_refused() {
+            return MetadataState::Ok;
+        }
         let free = self.metadata.forest.pages.free_pages();
         let above = free.checked_sub(self.metadata_floor() + self.room.reserved.metadata_pages);
         match above {
-            _ if !self.growth.was_refused() => MetadataState::Ok,
             None => MetadataState::Full,
             _ if self.room.refused => MetadataState::Full,
             Some(above) if above < self.metadata_margin() => MetadataState::NearFull,

@@ -32,6 +32,8 @@ pub struct Space {
     pinned_free: FxHashSet<DataBlock>,
     to_punch: BTreeSet<u64>,
     recycle_blocks: u64,
+    /// Free blocks that stay allocated for reservations.
+    kept_blocks: u64,
 }
 
 /// How many blocks are in which state.
@@ -70,7 +72,13 @@ impl Space {
             pinned_free: FxHashSet::default(),
             to_punch: BTreeSet::new(),
             recycle_blocks,
+            kept_blocks: 0,
         }
+    }
+
+    /// From now on so many free blocks stay allocated, if freed ones come.
+    pub fn keep_blocks(&mut self, blocks: u64) {
+        self.kept_blocks = blocks;
     }
 
     /// Adds blocks up to `blocks`: nothing maps them, and nothing is known to be allocated.
@@ -174,7 +182,7 @@ impl Space {
     fn release(&mut self, block: DataBlock) {
         if self.pins.contains_key(&block) && !canary::broken(Canary::NoPins) {
             self.pinned_free.insert(block);
-        } else if self.counts.recycled < self.recycle_blocks {
+        } else if self.counts.recycled < self.recycle_blocks.max(self.kept_blocks) {
             self.recycle(block, 1);
         } else {
             self.to_punch.insert(block.0);

@@ -9,7 +9,7 @@ use super::job::Job;
 use super::write::WriteTask;
 use super::{Core, Key, Task};
 use crate::error::{Error, ErrorKind};
-use crate::request::RequestId;
+use crate::request::{NoSpacePolicy, RequestId};
 use crate::settings::NoSpace;
 use crate::units::{SectorMask, VolumeId};
 use rustc_hash::FxHashSet;
@@ -146,8 +146,8 @@ impl Core {
     }
 
     /// Whether a new block may be given to `volume` now.
-    pub(super) fn block_is_available(&self, _volume: VolumeId) -> bool {
-        self.space.ready() > 0
+    pub(super) fn block_is_available(&self, volume: VolumeId) -> bool {
+        self.space.ready() > 0 && self.may_take(volume)
     }
 
     /// A write got what it needed.
@@ -183,8 +183,11 @@ impl Core {
             return;
         }
         if self.closing {
+            // What is only late still comes; what is known not to come is not waited for.
+            let lacks_blocks = self.no_block_comes();
             let error = Error::new(ErrorKind::NoSpace, "the pool is being closed, and has no room for this");
-            return self.fail_stalled(|_| true, &error);
+            let is_late = |waiter: &Waiter| waiter.shortage == Shortage::Blocks && !lacks_blocks;
+            return self.fail_stalled(|waiter| !is_late(waiter), &error);
         }
         for shortage in [Shortage::Blocks, Shortage::Host, Shortage::Metadata] {
             let is_waited_for = self.stall.waiters.values().any(|waiter| waiter.shortage == shortage);
@@ -216,7 +219,11 @@ impl Core {
     pub(super) fn no_block_comes(&self) -> bool {
         let holes = self.space.counts().holes > 0 && !self.slab.was_refused();
         let comes = holes || self.space.is_expecting() || self.slab.is_running() || self.is_extending;
-        !comes && !self.collapse.may_help() && self.space.ready() == 0
+        let mut waiting = self.stall.waiters.values().filter(|waiter| waiter.shortage == Shortage::Blocks);
+        // What is ready may be reserved for others.
+        let is_all_taken = self.space.ready() == 0
+            || !self.stall.is_empty() && !waiting.any(|waiter| self.block_is_available(waiter.task.volume));
+        !comes && !self.collapse.may_help() && is_all_taken
     }
 
     fn apply_policy(&mut self, shortage: Shortage) {
@@ -245,10 +252,10 @@ impl Core {
         if !self.options.can_wait {
             return NoSpace::Error;
         }
-        match self.metadata.volumes.get(volume).map(|record| record.properties.policy) {
-            Some(1) => NoSpace::Stall,
-            Some(2) => NoSpace::Error,
-            _ => self.settings.no_space,
+        match self.metadata.volumes.get(volume).map(|record| record.properties.no_space()) {
+            Some(NoSpacePolicy::Stall) => NoSpace::Stall,
+            Some(NoSpacePolicy::Error) => NoSpace::Error,
+            Some(NoSpacePolicy::AsPool) | None => self.settings.no_space,
         }
     }
 
@@ -280,6 +287,11 @@ impl Core {
         self.fail_stalled(|waiter| waiter.shortage == Shortage::Blocks, error);
     }
 
+    /// Whether somebody waits for room that does not come by itself.
+    pub fn somebody_is_stuck(&self) -> bool {
+        !self.stall.is_empty() && self.shortage().is_some()
+    }
+
     /// Lets nobody wait any more for whom `is_gone` says that nobody asks: a client that left.
     pub fn cancel_waiting(&mut self, is_gone: impl Fn(RequestId) -> bool) {
         let of = |key: Key| self.requests.get(&key).map(|request| request.id);
@@ -297,7 +309,9 @@ impl Core {
     pub(super) fn shortage(&self) -> Option<Shortage> {
         [Shortage::Host, Shortage::Blocks, Shortage::Metadata].into_iter().find(|shortage| {
             let is_stuck = self.stall.stuck_since_ms[*shortage as usize].is_some();
-            is_stuck && (*shortage != Shortage::Blocks || self.no_block_comes())
+            // While somebody waits, asking the host again is no news; a block that was given out is.
+            let is_missing = *shortage != Shortage::Blocks || self.stall.wants_block();
+            is_stuck && (is_missing || self.no_block_comes())
         })
     }
 

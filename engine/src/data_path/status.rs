@@ -4,9 +4,9 @@
 
 use super::space_events::SpaceState;
 use super::stall::StallStatus;
-use super::{CollapseStatus, Core, SpaceCounts};
+use super::{CollapseStatus, Core, Rates, SpaceCounts};
 use crate::error::Error;
-use crate::format::{VolumeKind, VolumeRecord, VolumeState};
+use crate::format::{Properties, VolumeKind, VolumeRecord, VolumeState};
 use crate::request::Uuid;
 use crate::units::{Generation, Sequence, VolumeId};
 
@@ -36,6 +36,8 @@ pub struct VolumeInfo {
     pub holds: Vec<String>,
     /// It goes when the last hold is released.
     pub deletion_deferred: bool,
+    /// Limits, reservation, policy and labels; of a snapshot what clones of it begin with.
+    pub properties: Properties,
 }
 
 /// Whether a metadata file takes what writes need.
@@ -46,7 +48,7 @@ pub enum MetadataState {
     Ok,
     /// It cannot grow any more, and few of its pages are free.
     NearFull,
-    /// It cannot grow any more: writes to new blocks fail. Reads, overwrites, discards and deletions go on.
+    /// It cannot grow any more: writes to new blocks wait or fail. Reads, overwrites, discards and deletions go on.
     Full,
 }
 
@@ -65,6 +67,10 @@ pub struct PoolStatus {
     pub metadata_free_pages: u64,
     /// Whether it takes what writes need.
     pub metadata_state: MetadataState,
+    /// Data blocks that reservations keep from all others: what volumes may still get of what was promised to them.
+    pub reserved_blocks: u64,
+    /// What volumes with reservations have is being counted; until then `reserved_blocks` may be too high.
+    pub counts_reserved: bool,
     /// How the pool is off for space.
     pub space_state: SpaceState,
     /// Writes that wait for room.
@@ -83,6 +89,8 @@ pub struct PoolStatus {
     pub unproven_bytes: u64,
     /// What joining the layers of blocks has come to.
     pub collapse: CollapseStatus,
+    /// How fast it fills.
+    pub rates: Rates,
     /// Volumes and snapshots whose mappings are being taken down.
     pub deleting: u64,
     /// Why the pool takes no writes, if it takes none.
@@ -112,6 +120,11 @@ impl Core {
         self.metadata.volumes.find(name).filter(|id| !self.unborn.contains(id))
     }
 
+    /// It is `now_ms` by the clock of [`Core::turn`], although nothing is to be done: for what a status says of rates.
+    pub fn pass_time(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
     /// The state of the pool.
     pub fn status(&self) -> PoolStatus {
         let forest = &self.metadata.forest;
@@ -122,6 +135,8 @@ impl Core {
             metadata_pages: forest.page_counts.len(),
             metadata_free_pages: forest.pages.free_pages(),
             metadata_state: self.metadata_state(),
+            reserved_blocks: self.reservations.outstanding_blocks(),
+            counts_reserved: self.reservations.is_walking(),
             space_state: self.space_state(),
             stall: self.stall_status(),
             space_event: self.space_event_number(),
@@ -131,6 +146,7 @@ impl Core {
             durable: self.commit.durable.sequence,
             unproven_bytes: self.unproven.bytes(),
             collapse: self.collapse.status(),
+            rates: self.rates.rates(self.now_ms, forest.data_counts.len() - forest.data_counts.in_use()),
             deleting: self.metadata.volumes.iter().filter(|r| r.state == VolumeState::Deleting).count()
                 as u64,
             failure: self.failure.clone(),
@@ -156,5 +172,6 @@ fn info(record: &VolumeRecord) -> VolumeInfo {
         generation: record.generation_of_birth,
         holds: record.holds.clone(),
         deletion_deferred: record.deletion_deferred,
+        properties: record.properties.clone(),
     }
 }

@@ -20,12 +20,15 @@ impl Core {
         self.next_key += 1;
         let open = OpenRequest { id, parts: 1, error: None, durable: false, outcome: Outcome::Done };
         self.requests.insert(key, open);
-        let result = self.start(key, request);
-        self.part_done(key, result);
+        let now = if self.limits.any() { self.line_up(key, request) } else { Some(request) };
+        if let Some(request) = now {
+            let result = self.start(key, request);
+            self.part_done(key, result);
+        }
     }
 
     /// Starts all parts of a request. The request itself is a part too until this is over.
-    fn start(&mut self, key: Key, request: Request) -> Result<()> {
+    pub(super) fn start(&mut self, key: Key, request: Request) -> Result<()> {
         if self.closing {
             return Err(Error::new(ErrorKind::ReadOnly, "the pool is being closed"));
         }
@@ -44,6 +47,10 @@ impl Core {
             }
             Request::Difference { base, volume, offset_bytes } => {
                 self.start_difference(key, base, volume, offset_bytes)
+            }
+            Request::Usage { volumes, sectors } => {
+                self.check_healthy()?;
+                self.start_usage(key, volumes, sectors)
             }
             Request::Describe { snapshot, base } => self.describe(key, snapshot, base),
             Request::Partials => {
@@ -250,6 +257,9 @@ impl Core {
 
     pub(super) fn answer(&mut self, key: Key) {
         let Some(request) = self.requests.remove(&key) else { return };
+        if self.limits.any() {
+            self.limits.answered(key);
+        }
         match (&request.outcome, &request.error) {
             (Outcome::Created(made), None) => made.iter().for_each(|volume| {
                 self.unborn.remove(volume);

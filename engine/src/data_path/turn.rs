@@ -13,13 +13,17 @@ impl Core {
     pub fn turn(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
         self.collapse.new_turn();
+        self.renew_own_steps();
+        self.ready.extend(self.usage.new_turn());
         // What one step makes possible, an earlier one may have to do: until nothing new comes of it.
         loop {
             let submitted = self.next_ticket;
+            self.start_due();
             self.wake();
             self.run_ready();
             self.judge_stalled();
             self.run_collapse();
+            self.run_own_walks();
             self.stop_at_damage();
             self.prove_when_due();
             self.retry_when_due();
@@ -29,14 +33,20 @@ impl Core {
             self.prove();
             // Behind the proof, which frees what may be given back: nothing else may come along to do it.
             self.run_reclaim();
-            let is_over = self.ready.is_empty() && !self.room.changed && !self.stall.more;
+            let is_still = !self.room.changed && !self.limits.changed && !self.stall.more;
+            let is_over = self.ready.is_empty() && is_still;
             if is_over && self.next_ticket == submitted {
-                break;
+                // A proof may have freed the last that was expected.
+                self.judge_stalled();
+                if self.ready.is_empty() && self.next_ticket == submitted {
+                    break;
+                }
             }
         }
         self.run_auto_extend();
         self.note_space();
         self.bound_cache();
+        self.rates.note(self.now_ms, self.metadata.forest.data_counts.in_use());
     }
 
     fn run_ready(&mut self) {
@@ -46,6 +56,7 @@ impl Core {
                 (Task::Extents(task), _) => self.extents(task),
                 (Task::Difference(task), _) => self.difference(task),
                 (other, Some(_)) => self.refuse_task(other),
+                (Task::Usage(task), None) => self.usage(task),
                 (Task::Write(task), None) => self.write(task),
                 (Task::Publish(job), None) => self.publish(job),
                 (Task::Clear(task), None) => self.clear(task),
@@ -54,6 +65,7 @@ impl Core {
                 (Task::Control(task), None) => self.control(task),
                 (Task::Extend(task), None) => self.extend(task),
                 (Task::Shrink(task), None) => self.shrink(task),
+                (Task::CountOwn(volume), None) => self.count_own(volume),
             }
         }
     }
@@ -104,7 +116,7 @@ impl Core {
         if old || much {
             self.commit.want_proof(newest);
         }
-        let short = self.space.ready() == 0;
+        let short = self.space.ready() == 0 || self.stall.wants_block();
         if let Some(number) = self.space.newest_freed().filter(|_| short) {
             self.commit.want_proof(number);
         }

@@ -216,10 +216,13 @@ impl Core {
     /// A new block for `sectors`: one that a write to the same virtual block took and has not published, or another.
     pub(super) fn write_fresh(&mut self, task: WriteTask, sectors: SectorMask, needed: Room) {
         let needed = needed.with_sectors(sectors);
+        let place = task.place();
+        if !self.may_take(task.volume) && !self.locks.has_target(place) {
+            return self.wait_for_share(task);
+        }
         if !self.admit(needed) {
             return self.wait_for_room(Task::Write(task));
         }
-        let place = task.place();
         let joined = self.locks.join_target(place);
         let Some(block) = joined.or_else(|| self.take_block(&task)) else {
             self.withdraw(needed);
@@ -227,6 +230,7 @@ impl Core {
         };
         if joined.is_none() {
             self.note_block_taken();
+            self.note_given(task.volume);
             self.note_room(Shortage::Blocks);
             self.locks.set_target(place, block);
         }

@@ -4,7 +4,8 @@
 
 use super::codec::{Reader, U48_LIMIT, from_body, to_body};
 use super::mapping::LOST;
-use super::volume_record::{Properties, VolumeKind, VolumeRecord, check_name, check_text};
+use super::properties::Properties;
+use super::volume_record::{VolumeKind, VolumeRecord, check_name, check_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{DataBlock, Generation, SectorMask, VirtualBlock, VolumeId};
 
@@ -232,7 +233,8 @@ impl Delta {
                 cuts.iter().flat_map(one).collect()
             }
             Self::Update { volume, name, size_bytes, holds, properties, deletion_deferred } => {
-                to_body(&(volume, name, size_bytes, holds, properties, deletion_deferred))
+                let fields = to_body(&(volume, name, size_bytes, holds, properties, deletion_deferred));
+                [fields, properties.encode_tail()].concat()
             }
             Self::Delete { volumes } => to_body(volumes),
             Self::Forget { volume } => to_body(volume),
@@ -265,7 +267,12 @@ impl Delta {
             }
             SNAPSHOT => Self::Snapshot { cuts: read_cuts(body)? },
             UPDATE => {
-                let (volume, name, size_bytes, holds, properties, deletion_deferred) = exact(body)?;
+                let (fields, used) = from_body(body)?;
+                let (volume, name, size_bytes, holds, properties, deletion_deferred) = fields;
+                let mut properties: Properties = properties;
+                if properties.decode_tail(&body[used..])? < body.len() - used {
+                    return Err(longer());
+                }
                 Self::Update { volume, name, size_bytes, holds, properties, deletion_deferred }
             }
             DELETE => Self::Delete { volumes: exact(body)? },

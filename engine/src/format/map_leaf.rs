@@ -304,6 +304,23 @@ impl MapLeaf {
         self.recount();
     }
 
+    /// The same leaf with data blocks at other places, as [`Mapping::with_blocks_moved`]. Where that breaks up runs it takes
+    /// more bytes than before, perhaps more than a page has.
+    #[must_use]
+    pub fn with_blocks_moved(&self, place: impl Fn(DataBlock) -> DataBlock) -> Self {
+        let mut entries = Entries::with_capacity(self.entries.len());
+        let mut last: Option<MapEntry> = None;
+        for (offset, mapping) in self.entries.iter().flat_map(MapEntry::blocks) {
+            let next = MapEntry::single(offset, mapping.with_blocks_moved(&place));
+            match last.as_ref().and_then(|last| last.join(&next)) {
+                Some(joined) => last = Some(joined),
+                None => last.replace(next).iter().for_each(|entry| entries.push(entry)),
+            }
+        }
+        last.iter().for_each(|entry| entries.push(entry));
+        Self::from_entries(self.base, entries)
+    }
+
     fn block_at(&self, offset: u16) -> VirtualBlock {
         VirtualBlock(self.base.0 + u64::from(offset))
     }

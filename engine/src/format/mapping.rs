@@ -56,6 +56,16 @@ impl Mapping {
         self.layers().filter(|layer| !layer.is_lost()).map(|layer| layer.block)
     }
 
+    /// The same mapping with data blocks at other places: `place` says where each one stands from now on.
+    #[must_use]
+    pub fn with_blocks_moved(self, place: impl Fn(DataBlock) -> DataBlock) -> Self {
+        let moved = |layer: Layer| match layer.is_lost() {
+            true => layer,
+            false => Layer { block: place(layer.block), ..layer },
+        };
+        Self { upper: moved(self.upper), lower: self.lower.map(moved) }
+    }
+
     /// The sectors that are lost.
     pub fn lost(self) -> SectorMask {
         self.layers().find(|layer| layer.is_lost()).map_or(SectorMask::EMPTY, |layer| layer.mask)

@@ -10,7 +10,7 @@
 //! | `superblock.rs`, `root_slot.rs` | pages 0 to 3 of the metadata file |
 //! | `page.rs` | header of all other pages, pointers to them |
 //! | `inner_page.rs`, `map_leaf.rs`, `volume_leaf.rs`, `count_leaf.rs`, `overflow_leaf.rs` | what pages hold |
-//! | `mapping.rs`, `map_entries.rs`, `map_leaf_bytes.rs`, `volume_record.rs` | what leaves hold |
+//! | `mapping.rs`, `map_entries.rs`, `map_leaf_bytes.rs`, `volume_record.rs`, `properties.rs` | what leaves hold |
 //! | `log_head.rs`, `log_record.rs`, `delta.rs` | the log |
 //! | `stream.rs` | a snapshot on its way to another pool |
 //! | `codec.rs`, `checksum.rs` | numbers and checksums |
@@ -40,6 +40,7 @@ mod map_leaf_tests;
 mod mapping;
 mod overflow_leaf;
 mod page;
+mod properties;
 mod root_slot;
 mod search;
 mod stream;
@@ -62,6 +63,7 @@ pub use overflow_leaf::{OVERFLOWS_PER_LEAF, decode_overflow_leaf, encode_overflo
 pub use page::{
     BODY_BYTES, HEADER_BYTES, Inspected, POINTER_BYTES, PageHeader, PageKind, Pointer, inspect, open, seal,
 };
+pub use properties::Properties;
 pub use root_slot::{Extent, RootSlot};
 pub use stream::{
     CHUNK_BYTES_MAX, Chunk, STREAM_VERSION, StreamDecoder, StreamEncoder, StreamHeader, StreamTotals,
@@ -69,7 +71,7 @@ pub use stream::{
 pub use superblock::{KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY_COMPATIBLE, LOST_RANGES, Superblock};
 pub use volume_leaf::{decode_volume_leaf, encode_volume_leaf};
 pub use volume_record::{
-    NAME_BYTES_MAX, Properties, RECORD_BYTES_MAX, Received, VolumeKind, VolumeRecord, VolumeState, check_name,
+    NAME_BYTES_MAX, RECORD_BYTES_MAX, Received, VolumeKind, VolumeRecord, VolumeState, check_name,
 };
 
 use crate::units::{Generation, PageNumber};

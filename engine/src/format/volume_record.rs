@@ -4,6 +4,7 @@
 
 use super::codec::{Reader, U48_LIMIT, from_body, to_body};
 use super::page::Pointer;
+use super::properties::Properties;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Source, StreamBase, Uuid};
 use crate::units::{Generation, VolumeId};
@@ -11,7 +12,8 @@ use crate::units::{Generation, VolumeId};
 // offset  size  field
 //      0     2  version of the record, 1; fields behind the known ones do not change it
 //      2     2  length of the body
-//      4        body: the fields of `VolumeRecord` in their order, then the unknown tail
+//      4        body: the fields of `VolumeRecord` in their order, then the limit of requests in flight as 32 bits, then
+//               the unknown tail. The limit is left out where it is 0 and no tail follows: older records end before it.
 const RECORD_VERSION: u16 = 1;
 const HEADER_BYTES: usize = 4;
 /// Bytes that a record may take, so that two of them always fit in a page.
@@ -39,21 +41,6 @@ pub enum VolumeState {
     Active,
     /// Deleted: its name is free, its mappings go.
     Deleting,
-}
-
-/// What can be set on a volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Properties {
-    /// Space kept for the volume, in bytes.
-    pub reservation_bytes: u64,
-    /// Requests a second, 0 for no limit.
-    pub limit_iops: u64,
-    /// Bytes a second, 0 for no limit.
-    pub limit_bytes_per_s: u64,
-    /// What happens to a write that finds no space.
-    pub policy: u8,
-    /// Whatever the user wants to remember.
-    pub labels: Vec<(String, String)>,
 }
 
 /// Where a received snapshot came from.
@@ -185,12 +172,17 @@ impl VolumeRecord {
             self.key_slot,
             (self.in_place_since, self.deletion_deferred, &self.received),
         ));
-        body.extend_from_slice(&self.unknown_tail);
+        if self.unknown_tail.is_empty() {
+            body.extend_from_slice(&self.properties.encode_tail());
+        } else {
+            body.extend_from_slice(&to_body(&self.properties.limit_in_flight));
+            body.extend_from_slice(&self.unknown_tail);
+        }
         body
     }
 
     fn decode_body(body: &[u8]) -> Result<Self> {
-        let (fields, used) = from_body(body)?;
+        let (fields, mut used) = from_body(body)?;
         let (
             id,
             uuid,
@@ -207,6 +199,8 @@ impl VolumeRecord {
             key_slot,
             (in_place_since, deletion_deferred, received),
         ) = fields;
+        let mut properties: Properties = properties;
+        used += properties.decode_tail(body.get(used..).unwrap_or_default())?;
         Ok(Self {
             id,
             uuid,
@@ -274,7 +268,12 @@ mod tests {
         let newer = VolumeRecord { unknown_tail: vec![1, 2, 3], ..snapshot_record(8) };
         let hidden =
             VolumeRecord { name: String::new(), kind: VolumeKind::Hidden, root: None, ..snapshot_record(0) };
-        for record in [snapshot_record(7), newer, hidden] {
+        let limited = |unknown_tail: Vec<u8>| VolumeRecord {
+            properties: Properties { limit_in_flight: 32, policy: 9, ..snapshot_record(6).properties },
+            unknown_tail,
+            ..snapshot_record(6)
+        };
+        for record in [snapshot_record(7), newer, hidden, limited(Vec::new()), limited(vec![0; 4])] {
             let bytes = record.encode().unwrap();
             assert_eq!(bytes.len(), record.encoded_bytes());
             assert_eq!(read(&bytes), Ok(record));

@@ -204,6 +204,12 @@ impl LeafPlan {
     fn fixed(forest: &mut Forest, tree: &mut IndexTree, count: usize, which: Which) -> Result<Self> {
         let mut plan = Self { leaves: BTreeMap::new(), uniform: Vec::new(), count, inner: None };
         let unchanged = which.of(forest).changed_leaves().is_empty() && tree.leaves.len() == count;
+        for gone in tree.leaves.drain(count.min(tree.leaves.len())..) {
+            // A leaf that is one count has no page.
+            if gone.pointer.page.0 != 0 {
+                forest.free_page(gone.pointer.page, gone.pointer.generation);
+            }
+        }
         if unchanged && matches!(which, Which::Data) {
             return Ok(plan);
         }

@@ -148,6 +148,18 @@ impl Counts {
             })
     }
 
+    /// Whether each of the `length` things from `first` on has exactly one reference.
+    pub fn are_all_one(&self, first: u64, length: u64) -> bool {
+        if length == 1 {
+            return self.byte(first) == 1;
+        }
+        first.checked_add(length).is_some_and(|end| end <= self.len)
+            && self.pieces(first, length).all(|(leaf, from, to)| match &self.chunks[leaf] {
+                Chunk::Uniform(count) => *count == 1,
+                Chunk::Dense(bytes) => bytes[from..to].iter().all(|byte| *byte == 1),
+            })
+    }
+
     /// The range `first..first + length`, which is not behind the end, leaf by leaf: leaf, and from where to where.
     fn pieces(&self, first: u64, length: u64) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
         let end = first + length;
@@ -230,6 +242,72 @@ impl Counts {
         }
         self.put(index, count - 1);
         Ok(count - 1)
+    }
+
+    /// Makes the count of `index` this. For who moves what is counted; others count one by one. Fails behind the end.
+    pub fn set(&mut self, index: u64, count: u32) -> Result<()> {
+        if index >= self.len {
+            return Err(Error::damaged("a reference leads behind the end of the file"));
+        }
+        self.put(index, count);
+        Ok(())
+    }
+
+    /// Ends with `len` counts. Fails, changing nothing, if one behind them is not zero; more than there are changes
+    /// nothing.
+    pub fn truncate(&mut self, len: u64) -> Result<()> {
+        if len >= self.len {
+            return Ok(());
+        }
+        if self.first_in_use(len).is_some() {
+            return Err(Error::damaged("what is behind the new end of the file is in use"));
+        }
+        self.len = len;
+        let leaves = len.div_ceil(COUNTS_PER_LEAF) as usize;
+        self.chunks.truncate(leaves);
+        self.is_changed.truncate(leaves);
+        self.changed.retain(|leaf| *leaf < leaves);
+        if let Some(last) = leaves.checked_sub(1) {
+            if let Chunk::Dense(bytes) = &self.chunks[last] {
+                self.chunks[last] = Chunk::Dense(bytes[..self.room(last)].into());
+            }
+            self.note_change(last);
+        }
+        Ok(())
+    }
+
+    /// The first count from `from` on that is not zero.
+    pub fn first_in_use(&self, from: u64) -> Option<u64> {
+        self.pieces(from, self.len.saturating_sub(from)).find_map(|(leaf, first, end)| {
+            let at = match &self.chunks[leaf] {
+                Chunk::Uniform(0) => None,
+                Chunk::Uniform(_) => Some(0),
+                Chunk::Dense(bytes) => bytes[first..end].iter().position(|byte| *byte != 0),
+            };
+            at.map(|at| leaf as u64 * COUNTS_PER_LEAF + (first + at) as u64)
+        })
+    }
+
+    /// How many counts from `from` on are not zero.
+    pub fn in_use_from(&self, from: u64) -> u64 {
+        let in_piece = |(leaf, first, end): (usize, usize, usize)| match &self.chunks[leaf] {
+            Chunk::Uniform(0) => 0,
+            Chunk::Uniform(_) => end - first,
+            Chunk::Dense(bytes) => bytes[first..end].iter().filter(|byte| **byte != 0).count(),
+        };
+        self.pieces(from, self.len.saturating_sub(from)).map(|piece| in_piece(piece) as u64).sum()
+    }
+
+    /// The first count from `from` on that is zero.
+    pub fn first_zero(&self, from: u64) -> Option<u64> {
+        self.pieces(from, self.len.saturating_sub(from)).find_map(|(leaf, first, end)| {
+            let at = match &self.chunks[leaf] {
+                Chunk::Uniform(0) => Some(0),
+                Chunk::Uniform(_) => None,
+                Chunk::Dense(bytes) => bytes[first..end].iter().position(|byte| *byte == 0),
+            };
+            at.map(|at| leaf as u64 * COUNTS_PER_LEAF + (first + at) as u64)
+        })
     }
 
     fn put(&mut self, index: u64, count: u32) {

@@ -59,6 +59,12 @@ impl<'a, D: Disk + ?Sized> Blocking<'a, D> {
         self.run("allocate", offset_bytes, Operation::Allocate { offset_bytes, length_bytes }).map(drop)
     }
 
+    /// Makes the disk end at `size_bytes`. Fails with `Unsupported` where the size is given, as that of a device.
+    pub fn truncate(&mut self, size_bytes: u64) -> Result<()> {
+        let place = (self.place)(size_bytes);
+        self.disk.truncate(size_bytes).map_err(|cause| cause.into_error("truncate").at(place))
+    }
+
     fn run(&mut self, action: &str, offset_bytes: u64, operation: Operation) -> Result<Operation> {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;

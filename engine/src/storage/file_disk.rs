@@ -2,7 +2,7 @@
 //!
 //! For tools, recovery and tests, which do one thing at a time. Read next: `disk_file.rs`, `file_io.rs`.
 
-use super::{CacheMode, Completion, Disk, DiskFile, HostRoom, Operation, Ticket};
+use super::{CacheMode, Completion, Disk, DiskError, DiskFile, HostRoom, Operation, Ticket};
 use crate::error::Result;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -59,11 +59,15 @@ impl Disk for FileDisk {
     fn next_completion(&mut self) -> Option<Completion> {
         self.completed.pop_front()
     }
+
+    fn truncate(&mut self, size_bytes: u64) -> std::result::Result<(), DiskError> {
+        self.file.truncate(size_bytes)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Blocking, Buffer, DiskError};
+    use super::super::{Blocking, Buffer};
     use super::*;
     use crate::error::ErrorKind;
     use bytes::Bytes;
@@ -221,6 +225,21 @@ mod tests {
         }
         assert_eq!(from_code(Errno::OPNOTSUPP.raw_os_error()), DiskError::Unsupported);
         assert_eq!(from_code(Errno::IO.raw_os_error()), DiskError::Io(Some(5)));
+    }
+
+    #[test]
+    fn a_file_ends_where_it_is_truncated_and_grows_again_with_zeros() {
+        let (_directory, path) = directory_and_path();
+        let mut disk = FileDisk::create(&path, 1 << 20).unwrap();
+        let mut blocking = Blocking::data(&mut disk);
+        blocking.write(0, Bytes::from(vec![3; 1 << 20])).unwrap();
+        blocking.truncate(8192).unwrap();
+        blocking.truncate(1 << 20).expect("a file is not made longer");
+        assert_eq!((blocking.size_bytes(), std::fs::metadata(&path).unwrap().len()), (8192, 8192));
+        assert!(blocking.write(8192, Bytes::from_static(&[1; 512])).is_err());
+        blocking.allocate(8192, 4096).unwrap();
+        let read = blocking.read(4096, 8192).unwrap();
+        assert!(read[..4096].iter().all(|byte| *byte == 3) && read[4096..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -44,6 +44,18 @@ impl DiskFile {
         }
     }
 
+    /// Makes a file end at `size_bytes`, if it is longer.
+    pub(super) fn truncate(&self, size_bytes: u64) -> Result<(), DiskError> {
+        if self.is_device() {
+            return Err(DiskError::Unsupported);
+        }
+        if size_bytes < self.size_bytes() {
+            self.writer().set_len(size_bytes)?;
+            self.refresh_size()?;
+        }
+        Ok(())
+    }
+
     fn allocate(&self, offset_bytes: u64, length_bytes: u64) -> Result<(), DiskError> {
         if self.is_device() {
             return self.allocate_on_device(offset_bytes, length_bytes);

@@ -185,6 +185,13 @@ impl Disk for MemoryDisk {
     fn next_completion(&mut self) -> Option<Completion> {
         self.completed.pop_front()
     }
+
+    fn truncate(&mut self, size_bytes: u64) -> Result<(), DiskError> {
+        let gone = self.size_bytes.saturating_sub(size_bytes);
+        self.punch(size_bytes, gone);
+        self.size_bytes -= gone;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

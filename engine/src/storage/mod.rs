@@ -129,4 +129,29 @@ pub trait Disk {
 
     /// Takes one completed operation. Waits for one if any is in flight; `None` if none is.
     fn next_completion(&mut self) -> Option<Completion>;
+
+    /// Makes the disk end at `size_bytes` and gives what is behind that back to the host, at once. Nothing may be in
+    /// flight. Until the next sync a power loss may undo it. `Unsupported` where the size is given, as that of a device.
+    fn truncate(&mut self, size_bytes: u64) -> std::result::Result<(), DiskError> {
+        let _ = size_bytes;
+        Err(DiskError::Unsupported)
+    }
+}
+
+impl<D: Disk + ?Sized> Disk for &mut D {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn submit(&mut self, ticket: Ticket, operation: Operation) {
+        (**self).submit(ticket, operation);
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        (**self).next_completion()
+    }
+
+    fn truncate(&mut self, size_bytes: u64) -> std::result::Result<(), DiskError> {
+        (**self).truncate(size_bytes)
+    }
 }

@@ -2,8 +2,10 @@
 //!
 //! Owns the workload. Judges nothing.
 
+pub mod timed;
+
 use vellum_engine::Pool;
-use vellum_engine::error::Result;
+use vellum_engine::error::{ErrorKind, Result};
 use vellum_engine::options::{CreateOptions, OpenOptions};
 use vellum_engine::request::{NewVolume, Request};
 use vellum_engine::storage::MemoryDisk;
@@ -64,10 +66,26 @@ impl Busy {
         Self { pool, random: Random::new(seed), volumes: vec![volume], snapshots: Vec::new(), names: 1 }
     }
 
+    /// The same requests on another pool that holds the same.
+    pub fn with_pool(self, pool: Pool<MemoryDisk>) -> Self {
+        Self { pool, ..self }
+    }
+
     /// One random request.
     pub fn step(&mut self) {
+        self.try_step().unwrap();
+    }
+
+    /// One random request, which may find the pool full.
+    pub fn step_unless_full(&mut self) {
+        self.try_step()
+            .or_else(|error| if error.kind() == ErrorKind::NoSpace { Ok(()) } else { Err(error) })
+            .unwrap();
+    }
+
+    fn try_step(&mut self) -> Result<()> {
         let volume = self.volumes[self.random.below(self.volumes.len() as u64) as usize];
-        let done: Result<()> = match self.random.below(27) {
+        match self.random.below(27) {
             0 => self.pool.flush(),
             1 => self.pool.request(Request::Checkpoint).map(drop),
             2 => self.reopen(),
@@ -86,8 +104,7 @@ impl Busy {
                 Ok(())
             }
             _ => self.write(volume),
-        };
-        done.unwrap();
+        }
     }
 
     fn name(&mut self) -> String {

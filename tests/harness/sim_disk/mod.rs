@@ -57,6 +57,8 @@ struct Growth {
     operation: OperationNumber,
     doomed: bool,
     size_bytes: u64,
+    /// The disk became shorter.
+    truncates: bool,
 }
 
 #[derive(Debug)]
@@ -286,7 +288,8 @@ impl SimDisk {
         self.growths.retain(|growth| {
             let covered = !growth.doomed && cover.contains(growth.operation);
             if covered {
-                *durable_size_bytes = growth.size_bytes.max(*durable_size_bytes);
+                let least = if growth.truncates { 0 } else { *durable_size_bytes };
+                *durable_size_bytes = growth.size_bytes.max(least);
             }
             !covered
         });
@@ -297,7 +300,7 @@ impl SimDisk {
         if size_bytes > self.size_bytes {
             self.size_bytes = size_bytes;
             self.visible.grow((size_bytes / PAGE as u64) as usize);
-            self.growths.push(Growth { operation, doomed: false, size_bytes });
+            self.growths.push(Growth { operation, doomed: false, size_bytes, truncates: false });
         }
     }
 
@@ -431,6 +434,24 @@ impl Disk for SimDisk {
         self.power.draw();
         let entry = self.in_flight.remove(index);
         Some(self.complete(entry))
+    }
+
+    fn truncate(&mut self, size_bytes: u64) -> Result<(), DiskError> {
+        assert!(self.in_flight.is_empty() && size_bytes.is_multiple_of(PAGE as u64));
+        if !self.power.draw() {
+            return Err(DiskError::Io(None));
+        }
+        if size_bytes < self.size_bytes {
+            let operation = self.next_number;
+            self.next_number += 1;
+            // What is behind the end reads as zeros if the disk grows again.
+            for page in size_bytes / PAGE as u64..self.size_bytes / PAGE as u64 {
+                self.take_effect(operation, page, u8::MAX, &Content::Zeros);
+            }
+            self.size_bytes = size_bytes;
+            self.growths.push(Growth { operation, doomed: false, size_bytes, truncates: true });
+        }
+        Ok(())
     }
 }
 

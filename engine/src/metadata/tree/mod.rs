@@ -11,22 +11,29 @@
 //! has no page. Leaves are not merged: a window has at most 41 full ones.
 //!
 //! Read next: `lookup.rs` (the way down), `shadow.rs` (copy on write), `insert.rs`, `remove.rs`, `seal.rs`,
-//! `difference.rs` (two trees side by side).
+//! `difference.rs` (two trees side by side), `usage.rs` (what some trees have alone), `own.rs` (what a tree has alone),
+//! `moves.rs` (data blocks at other places).
 
 mod difference;
 mod insert;
 mod last;
 mod lookup;
+mod moves;
+mod own;
 mod remove;
 mod seal;
 mod shadow;
 #[cfg(test)]
 mod tests;
 mod two_layers;
+mod usage;
 
 pub use difference::{Differing, Progress};
 pub use lookup::{Found, Path};
+pub use moves::Moves;
+pub use own::OwnCount;
 pub use two_layers::TwoLayers;
+pub use usage::Holdings;
 
 use super::cache::PageCache;
 use super::counts::Counts;
@@ -116,6 +123,8 @@ pub struct Forest {
     dirty_pages: usize,
     /// The way that was gone last.
     last: last::LastWay,
+    /// See [`Self::sharing_changes`].
+    sharing_changes: u64,
 }
 
 impl Forest {
@@ -135,6 +144,7 @@ impl Forest {
             damage: None,
             dirty_pages: 0,
             last: last::LastWay::default(),
+            sharing_changes: 0,
         }
     }
 
@@ -166,6 +176,11 @@ impl Forest {
         self.data_counts.grow(blocks);
     }
 
+    /// Makes the data file shorter: it has `blocks` blocks that may be used. None behind them may be in use.
+    pub fn truncate_blocks(&mut self, blocks: u64) -> Result<()> {
+        self.data_counts.truncate(blocks)
+    }
+
     /// The first contradiction between counts and trees that a change met, if there was one. From then on counts are
     /// not exact: nothing may be written to the pool any more.
     pub fn damage(&self) -> Option<&Error> {
@@ -177,6 +192,12 @@ impl Forest {
         if let Some((_, pointer)) = root {
             self.page_gained(pointer.page);
         }
+    }
+
+    /// A number that rises whenever a page or block gets an owner beside another, or loses one and keeps another. While
+    /// it stays, what a tree has alone is changed by changes of that tree only.
+    pub fn sharing_changes(&self) -> u64 {
+        self.sharing_changes
     }
 
     /// Drops pages of generation `newest` and older from memory if all pages take more than `limit_bytes`, those unused
@@ -234,19 +255,24 @@ impl Forest {
 /// Counts, with events. What cannot be is noted as damage, and nothing changes.
 impl Forest {
     fn block_gained(&mut self, block: DataBlock) {
-        if let Err(error) = self.data_counts.increment(block.0) {
-            self.note_damage(error.at(Place::Block(block)));
+        match self.data_counts.increment(block.0) {
+            Ok(count) => self.sharing_changes += u64::from(count > 1),
+            Err(error) => self.note_damage(error.at(Place::Block(block))),
         }
     }
 
+    /// Blocks that others have are named once more.
     fn blocks_gained(&mut self, first: DataBlock, length: u64) {
+        self.sharing_changes += 1;
         if let Err(error) = self.data_counts.increment_run(first.0, length) {
             self.note_damage(error.at(Place::Block(first)));
         }
     }
 
     fn block_lost(&mut self, block: DataBlock) {
-        match self.data_counts.decrement(block.0) {
+        let count = self.data_counts.decrement(block.0);
+        self.sharing_changes += u64::from(count != Ok(0));
+        match count {
             Ok(0) => self.events.push(Event::BlockFreed(block)),
             Ok(1) => self.events.push(Event::BlockExclusive(block)),
             Ok(_) => {}
@@ -255,14 +281,17 @@ impl Forest {
     }
 
     fn page_gained(&mut self, page: PageNumber) {
-        if let Err(error) = self.page_counts.increment(page.0) {
-            self.note_damage(error.at(Place::Page(page)));
+        match self.page_counts.increment(page.0) {
+            Ok(count) => self.sharing_changes += u64::from(count > 1),
+            Err(error) => self.note_damage(error.at(Place::Page(page))),
         }
     }
 
     /// The new count, unless it could not be.
     fn page_lost(&mut self, page: PageNumber) -> Option<u32> {
-        match self.page_counts.decrement(page.0) {
+        let count = self.page_counts.decrement(page.0);
+        self.sharing_changes += u64::from(count != Ok(0));
+        match count {
             Ok(count) => {
                 if count == 1 {
                     self.events.push(Event::PageExclusive(page));

@@ -1,6 +1,8 @@
 //! Trees against models: random operations with tiny pages, and what single operations may cost.
 
 mod difference;
+mod moves;
+mod usage;
 mod world;
 
 use super::*;

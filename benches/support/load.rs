@@ -6,6 +6,7 @@
 use std::io::{Error, Read, Result, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
@@ -22,6 +23,8 @@ pub enum Kind {
     WriteDurable,
     /// Flush.
     Flush,
+    /// Discard.
+    Trim,
 }
 
 /// A connection to an export.
@@ -46,6 +49,39 @@ impl Client {
 
     /// Carries out one request of `bytes` at each offset, `depth` at a time.
     pub fn run(&mut self, kind: Kind, offsets: &[u64], bytes: usize, depth: usize) -> Result<()> {
+        self.carry_out(kind, offsets, bytes, depth, |_, _| {})
+    }
+
+    /// The same, and gives the time from sending each request to its reply.
+    pub fn run_timed(
+        &mut self,
+        kind: Kind,
+        offsets: &[u64],
+        bytes: usize,
+        depth: usize,
+    ) -> Result<Vec<Duration>> {
+        let now = Instant::now();
+        let mut sent_at = vec![now; offsets.len()];
+        let mut times = Vec::with_capacity(offsets.len());
+        self.carry_out(kind, offsets, bytes, depth, |request, answered| {
+            if answered {
+                times.push(sent_at[request].elapsed());
+            } else {
+                sent_at[request] = Instant::now();
+            }
+        })?;
+        Ok(times)
+    }
+
+    /// `told` hears of each request twice: when it is sent, and when it is answered.
+    fn carry_out(
+        &mut self,
+        kind: Kind,
+        offsets: &[u64],
+        bytes: usize,
+        depth: usize,
+        mut told: impl FnMut(usize, bool),
+    ) -> Result<()> {
         let reply_bytes = 16 + if kind == Kind::Read { bytes } else { 0 };
         let (mut sent, mut answered, mut partial) = (0, 0, 0);
         let mut input = vec![0; (reply_bytes * depth).max(64)];
@@ -54,6 +90,7 @@ impl Client {
             output.clear();
             while sent < offsets.len() && sent - answered < depth {
                 request(&mut output, kind, sent as u64, offsets[sent], bytes);
+                told(sent, false);
                 sent += 1;
             }
             self.socket.write_all(&output)?;
@@ -63,7 +100,7 @@ impl Client {
             }
             let filled = partial + read;
             for reply in input[..filled].chunks_exact(reply_bytes) {
-                check(reply)?;
+                told(check(reply)? as usize, true);
                 answered += 1;
             }
             partial = filled % reply_bytes;
@@ -84,6 +121,7 @@ fn request(output: &mut Vec<u8>, kind: Kind, cookie: u64, offset_bytes: u64, byt
         Kind::Write => (0, 1),
         Kind::WriteDurable => (1, 1),
         Kind::Flush => (0, 3),
+        Kind::Trim => (0, 4),
     };
     output.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());
     output.extend_from_slice(&flags.to_be_bytes());
@@ -97,10 +135,11 @@ fn request(output: &mut Vec<u8>, kind: Kind, cookie: u64, offset_bytes: u64, byt
     }
 }
 
-fn check(reply: &[u8]) -> Result<()> {
+/// The cookie of a reply that tells no error.
+fn check(reply: &[u8]) -> Result<u64> {
     let number = |at: usize| reply[at..at + 4].iter().fold(0u32, |all, byte| all << 8 | u32::from(*byte));
     match (number(0), number(4)) {
-        (REPLY_MAGIC, 0) => Ok(()),
+        (REPLY_MAGIC, 0) => Ok(u64::from(number(8)) << 32 | u64::from(number(12))),
         (REPLY_MAGIC, errno) => Err(Error::from_raw_os_error(errno as i32)),
         (magic, _) => Err(Error::other(format!("a reply begins with {magic:#x}"))),
     }

@@ -39,8 +39,10 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// All, in the order of the table.
     pub const ALL: [Self; 3] = [Self::InOrder, Self::Broken, Self::Random];
 
+    /// For the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::InOrder => "in order",
@@ -49,6 +51,7 @@ impl Shape {
         }
     }
 
+    /// The shape of that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|shape| shape.name() == name)
     }
@@ -57,20 +60,24 @@ impl Shape {
 /// A pool in a folder.
 pub struct Place {
     folder: PathBuf,
+    /// How many blocks are mapped.
     pub mappings: u64,
 }
 
 impl Place {
+    /// The pool in `folder`, whose file `mappings` says how large it is.
     pub fn of(folder: &Path) -> std::result::Result<Self, String> {
         let text = std::fs::read_to_string(folder.join("mappings")).map_err(|cause| cause.to_string())?;
         let mappings = text.parse().map_err(|_| "a number of mappings is wanted".to_owned())?;
         Ok(Self { folder: folder.to_owned(), mappings })
     }
 
+    /// The data file.
     pub fn data(&self) -> PathBuf {
         self.folder.join("pool.data")
     }
 
+    /// The metadata file.
     pub fn metadata(&self) -> PathBuf {
         self.folder.join("pool.metadata")
     }
@@ -80,10 +87,12 @@ impl Place {
         self.folder.join("crashed.metadata")
     }
 
+    /// Deltas that a crash leaves.
     pub fn deltas(&self) -> u64 {
         DELTAS.min(self.mappings)
     }
 
+    /// Data blocks of the log.
     pub fn log_blocks(&self) -> u64 {
         CreateOptions::log_blocks_for(self.mappings)
     }
@@ -118,7 +127,7 @@ pub fn generate(place: &Place, shape: Shape) -> Result<()> {
     generator.grow(place.mappings / 125 + 4 * place.mappings.div_ceil(COUNTS_PER_LEAF) + 8192)?;
     let mut order = Shuffle::new(place.mappings);
     for index in 0..place.mappings {
-        let at = if shape == Shape::Random { order.next() } else { index };
+        let at = if shape == Shape::Random { order.draw() } else { index };
         generator.publish(at, place.log_blocks() + index)?;
     }
     if shape == Shape::Broken {
@@ -144,7 +153,7 @@ pub fn spoil(place: &Place, shape: Shape) -> Result<()> {
     generator.checkpoint(false)?;
     let mut order = Shuffle::new(place.mappings);
     let deltas = (0..place.deltas()).map(|index| {
-        let at = if shape == Shape::Random { order.next() } else { index };
+        let at = if shape == Shape::Random { order.draw() } else { index };
         full_publish(at, place.spare() + index)
     });
     generator.write_log(deltas)
@@ -281,12 +290,14 @@ pub struct Shuffle {
 }
 
 impl Shuffle {
+    /// The numbers below `limit`.
     pub fn new(limit: u64) -> Self {
         let bits = 64 - (limit.max(4) - 1).leading_zeros();
         Self { limit, half_bits: bits.div_ceil(2), next: 0 }
     }
 
-    pub fn next(&mut self) -> u64 {
+    /// The next number. There are `limit` of them.
+    pub fn draw(&mut self) -> u64 {
         loop {
             let mixed = self.mix(self.next);
             self.next += 1;
