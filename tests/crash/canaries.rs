@@ -9,7 +9,7 @@ use std::time::Instant;
 use vellum_engine::canary::{self, Canary};
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
-    FaultCase, RunConfig, Stats, cut_before_the_last_sharer_left, guarded, late_hosts,
+    FaultCase, RunConfig, Stats, cut_before_the_last_sharer_left, full_metadata, guarded, late_hosts,
     late_write_to_a_freed_block, one_witness_is_lost, rollback_beside_a_slow_write, run, run_with_fault,
     run_with_rot, slow_read_of_a_former_owner,
 };
@@ -19,10 +19,13 @@ use vellum_tests::sim_disk::{Fault, OperationKind};
 
 /// Seeds within which a canary must be found.
 const SEEDS: u64 = 600;
-/// The last trial of a seed: one run that is cut, seven directed ones, the others with a fault.
-const LAST_TRIAL: u64 = 14;
+/// The last trial of a seed: one run that is cut, six directed ones, the others with a fault.
+const LAST_TRIAL: u64 = 13;
 /// A pool that is made smaller; for the rules of that.
-const SHRINK_TRIAL: u64 = 15;
+const SHRINK_TRIAL: u64 = 14;
+/// Hosts that are full; for the rules of room.
+const LATE_HOSTS_TRIAL: u64 = 15;
+const FULL_METADATA_TRIAL: u64 = 16;
 
 /// How a canary came to its end.
 struct Finding {
@@ -66,6 +69,8 @@ fn hunt(canary: Canary) -> Finding {
 fn find(canary: Canary, seed: u64) -> Option<Violation> {
     let trials = match canary {
         Canary::MovedUnsynced | Canary::TruncatedAheadOfSlots => SHRINK_TRIAL..=SHRINK_TRIAL,
+        Canary::RoomUncertain => LATE_HOSTS_TRIAL..=LATE_HOSTS_TRIAL,
+        Canary::CheckpointWithoutRoom => FULL_METADATA_TRIAL..=FULL_METADATA_TRIAL,
         _ => 0..=LAST_TRIAL,
     };
     trials.into_iter().find_map(|trial| {
@@ -94,10 +99,11 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         4 => return one_witness_is_lost(seed),
         5 => return late_write_to_a_freed_block(seed),
         6 => return rollback_beside_a_slow_write(seed),
-        14 => return late_hosts(seed),
         SHRINK_TRIAL => {
             return crate::shrink_pool::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
         }
+        LATE_HOSTS_TRIAL => return late_hosts(seed),
+        FULL_METADATA_TRIAL => return full_metadata(seed),
         _ => {}
     }
     let mut rng = Rng::new(seed << 8 | trial);

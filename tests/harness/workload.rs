@@ -59,8 +59,8 @@ pub enum Op {
     Checkpoint,
     /// Let the pool have so many data blocks.
     Extend(u64),
-    /// Let the pool do something else about space; the bits choose.
-    Configure(u64),
+    /// Change what the pool does about space.
+    Configure(Selector),
     /// Others use the hosts: so many pages are left of room for data, and for metadata. None for no limit.
     HostRoom(Option<u64>, Option<u64>),
 }

@@ -101,9 +101,6 @@ impl Core {
     fn start_slab(&mut self) {
         let blocks = if self.slab.blocks == 0 { self.options.slab_blocks } else { self.slab.blocks };
         let Some((first, blocks)) = self.space.take_holes(blocks) else { return };
-        if canary::broken(Canary::RoomUncertain) {
-            return self.space.slab_ready(first, blocks);
-        }
         self.slab.running = true;
         let allocate =
             Operation::Allocate { offset_bytes: first.offset_bytes(), length_bytes: blocks * BLOCK_BYTES };
@@ -112,6 +109,9 @@ impl Core {
 
     pub(super) fn slab_allocated(&mut self, first: DataBlock, blocks: u64, result: Result<(), DiskError>) {
         self.commit.data_changed();
+        if canary::broken(Canary::RoomUncertain) {
+            return self.slab_synced(first, blocks);
+        }
         let Err(cause) = result else {
             self.slab.blocks = 0;
             return self.commit.wait_for_sync(Then::Slab(first, blocks));

@@ -1,5 +1,5 @@
 //! Trials for breaks that random runs meet too rarely: a bit that rots at rest, a read that is very slow, a sharer that
-//! leaves just before a cut, a proof of which one record is lost, a rollback beside a write, hosts that notice late that they are full.
+//! leaves just before a cut, a proof of which one record is lost, a rollback beside a write.
 //!
 //! Owns these schedules. Each is right by itself and goes wrong when one rule is broken.
 
@@ -8,10 +8,9 @@ use super::machine::Machine;
 use super::run::Run;
 use super::{RunConfig, Stats};
 use crate::adapter::Side;
-use crate::model::{Check, End, Tolerance, Violation};
+use crate::model::{Check, End, Violation};
 use crate::rng::Rng;
 use crate::sim_disk::{Order, SimDisk};
-use crate::workload::Op;
 use bytes::Bytes;
 use vellum_engine::Core;
 use vellum_engine::options::OpenOptions;
@@ -19,8 +18,6 @@ use vellum_engine::request::{NewVolume, Outcome, Reply, Request, RequestId, Segm
 use vellum_engine::storage::{Buffer, Completion, Disk, MemoryDisk, Operation, Ticket};
 use vellum_engine::units::VolumeId;
 
-/// For [`Op::Configure`].
-const DISCARD_OFF: u64 = 2 << 16;
 const PAGE_BYTES: u64 = 4096;
 /// The first page of the metadata file that belongs to a tree.
 const FIRST_TREE_PAGE: u64 = 4;
@@ -345,22 +342,4 @@ impl HandPool {
     fn write(&mut self, volume: VolumeId, byte: u8) -> Check {
         self.ask(Request::Write { volume, offset_bytes: 0, bytes: content(byte), fua: true }).map(drop)
     }
-}
-
-/// A pool on hosts that take writes they have no room for, and say so when they are synced: it must never do such a write.
-///
-/// # Errors
-/// If a promise was broken.
-pub fn late_hosts(seed: u64) -> Check<Stats> {
-    let mut config = RunConfig { crowded: true, tolerance: Tolerance::Space, ..RunConfig::quiet(seed) };
-    config.open.can_wait = true;
-    let mut ops = config.operations();
-    ops.retain(|op| !matches!(op, Op::Configure(_)));
-    // A sector that was punched would have to be allocated again.
-    ops.insert(0, Op::Configure(DISCARD_OFF));
-    let mut run = Run::start(&config, &ops)?;
-    run.machine.disks.data.host().set_late();
-    run.machine.disks.metadata.host().set_late();
-    run.to_the_end()?;
-    run.finish()
 }

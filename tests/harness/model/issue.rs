@@ -8,7 +8,7 @@ use crate::tag::{UNIT, Value, payload};
 use crate::workload::{Op, Selector, Span};
 use std::collections::BTreeMap;
 use vellum_engine::request::{NewVolume, Request, RequestId};
-use vellum_engine::settings::Settings;
+use vellum_engine::settings::{DiscardPolicy, NoSpace, Settings};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
 
 impl Model {
@@ -36,9 +36,7 @@ impl Model {
             Op::Collapse(volume) => self.issue_collapse(*volume)?,
             Op::Checkpoint => (Asked::Checkpoint, Request::Checkpoint),
             Op::Extend(data_blocks) => (Asked::Extend, Request::Extend { data_blocks: *data_blocks }),
-            Op::Configure(bits) => {
-                (Asked::Configure, Request::Configure { settings: Box::new(settings_of(*bits)) })
-            }
+            Op::Configure(selector) => (Asked::Configure, configure(*selector)),
             // Not the pool's affair.
             Op::HostRoom(..) => return None,
         };
@@ -273,16 +271,17 @@ impl Model {
     }
 }
 
-fn settings_of(bits: u64) -> Settings {
-    let word = |from: u32, words: &[&'static str]| words[(bits >> from) as usize % words.len()];
-    let mut settings = Settings::default();
-    for (key, value) in [
-        ("no-space", word(0, &["stall", "stall", "error"])),
-        ("no-space-timeout", word(8, &["0", "5", "60"])),
-        ("discard", word(16, &["eager", "lazy", "off"])),
-        ("detect-zeros", word(24, &["on", "off"])),
-    ] {
-        settings.set(key, value).expect("these can be set");
-    }
-    settings
+/// What the pool does about space, at random: each byte of the number chooses one thing.
+fn configure(selector: Selector) -> Request {
+    let choice = |byte: u32, of: usize| (selector >> (8 * byte) & 0xff) as usize % of;
+    let settings = Settings {
+        discard: [DiscardPolicy::Eager, DiscardPolicy::Eager, DiscardPolicy::Lazy, DiscardPolicy::Off]
+            [choice(0, 4)],
+        detect_zeros: choice(1, 2) == 1,
+        no_space: [NoSpace::Stall, NoSpace::Stall, NoSpace::Error][choice(2, 3)],
+        no_space_timeout_s: [0, 5, 60][choice(3, 3)],
+        auto_extend_bytes: [0, 0, 0, 64 * BLOCK_BYTES][choice(4, 4)],
+        ..Settings::default()
+    };
+    Request::Configure { settings: Box::new(settings) }
 }

@@ -4,9 +4,14 @@
 //! A *late* host takes writes that it has no room for and says so only when they are synced, as a thin device under a
 //! file system does; an early one refuses the write.
 
+use super::image::PAGE;
 use super::volatile::{Cover, OperationNumber};
 use std::collections::BTreeSet;
 use std::ops::Range;
+use vellum_engine::storage::HostRoom;
+
+/// What is free where there is no limit.
+const ENDLESS_PAGES: u64 = 1 << 28;
 
 /// A change that no sync has covered.
 #[derive(Clone, Debug)]
@@ -36,6 +41,18 @@ impl Host {
     /// Leaves so many pages free from now on; none for no limit.
     pub fn leave_free(&mut self, free_pages: Option<u64>) {
         self.room_pages = free_pages.map(|free| self.allocated.len() as u64 + free);
+    }
+
+    /// What it says of itself. One without a limit says that it is large.
+    pub fn room(&self) -> HostRoom {
+        let allocated = self.allocated.len() as u64;
+        let free = self.room_pages.map_or(ENDLESS_PAGES, |room| room.saturating_sub(allocated));
+        let bytes = |pages: u64| pages * PAGE as u64;
+        HostRoom {
+            allocated_bytes: bytes(allocated),
+            free_bytes: bytes(free),
+            total_bytes: bytes(allocated + free),
+        }
     }
 
     /// Whether it has room for all of `pages`.

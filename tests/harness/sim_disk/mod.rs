@@ -37,7 +37,7 @@ use crate::rng::Rng;
 use crate::tag;
 use host::Host;
 use image::{Image, PAGE, UNIT, pages_of, units_in};
-use vellum_engine::storage::{Completion, Disk, DiskError, Operation, Ticket};
+use vellum_engine::storage::{Completion, Disk, DiskError, HostRoom, Operation, Ticket};
 use volatile::{Content, Cover, OperationNumber, Version, Volatile};
 
 /// One in so many operations takes its time, so that others, and much else, happen while it is in flight.
@@ -396,6 +396,10 @@ impl SimDisk {
 impl Disk for SimDisk {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn host_room(&self) -> Option<HostRoom> {
+        Some(self.host.room())
     }
 
     fn submit(&mut self, ticket: Ticket, operation: Operation) {
