@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vellum_engine::data_path::{PoolStatus, VolumeInfo};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
-use vellum_engine::request::{Difference, DifferenceRange, Partial, Uuid};
+use vellum_engine::request::{Difference, DifferenceRange, Partial, Trimmed, Uuid};
 use vellum_engine::transfer::ResumeToken;
 use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
 
@@ -127,7 +127,7 @@ impl PoolView {
             hole_bytes: status.space.holes * BLOCK_BYTES,
             reserved_bytes: status.reserved_blocks * BLOCK_BYTES,
             waiting_bytes: status.space.waiting * BLOCK_BYTES,
-            punching_bytes: status.space.punching * BLOCK_BYTES,
+            punching_bytes: (status.space.queued + status.space.punching) * BLOCK_BYTES,
             log_bytes: pages * page_bytes,
             log_used_bytes: used_pages * page_bytes,
             metadata_bytes: status.metadata_pages * page_bytes,
@@ -164,6 +164,42 @@ impl PoolView {
             ..Self::default()
         }
     }
+}
+
+/// A part of a pool of which everything free shall go back to the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrimView {
+    /// From where on in the data file; the answer says how to go on.
+    #[serde(default)]
+    pub offset_bytes: u64,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrimmedView {
+    /// Where the next part begins; absent if that was the last one.
+    pub next_bytes: Option<u64>,
+    /// Free space of this part that was punched. The host may have held less of it.
+    pub punched_bytes: u64,
+}
+
+impl TrimmedView {
+    /// The view of an answer of the engine.
+    pub fn new(trimmed: &Trimmed) -> Self {
+        let next_bytes = trimmed.next_block.map(|block| block * BLOCK_BYTES);
+        Self { next_bytes, punched_bytes: trimmed.punched_bytes }
+    }
+}
+
+/// What a trim of a whole pool came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrimReportView {
+    /// Free space that was punched.
+    pub punched_bytes: u64,
+    /// How much less the data file takes on its file system than before; absent if that cannot be told.
+    pub returned_bytes: Option<u64>,
+    /// What it takes now; absent if that cannot be told.
+    pub host_data_bytes: Option<u64>,
 }
 
 /// Whether something can be written.

@@ -312,6 +312,30 @@ fn a_deletion_has_given_its_space_back_when_it_ends() {
 }
 
 #[test]
+fn a_trim_gives_back_what_nothing_else_does() {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1G"]);
+    bench.ok(&["pool", "set", "discard=off"]);
+    let disks = PoolDirectory::new(bench.pool()).open_disks().unwrap();
+    let mut pool = Pool::open(disks.data, disks.metadata, &OpenOptions::default()).unwrap();
+    let volume = pool.find("disk").unwrap();
+    pool.write(volume, 0, vec![7; 8 << 20]).unwrap();
+    pool.close().unwrap();
+    bench.ok(&["volume", "delete", "disk"]);
+    let host_bytes = || bench.json(&["pool", "status"])["host_data_bytes"].as_u64().unwrap();
+    let before = host_bytes();
+    assert!(before >= 8 << 20, "with discard=off it stays on the host");
+    let trimmed = bench.json(&["pool", "trim"]);
+    assert_eq!(trimmed["host_data_bytes"], host_bytes());
+    assert_eq!(trimmed["returned_bytes"], before - host_bytes());
+    assert!(trimmed["returned_bytes"].as_u64().unwrap() >= 7 << 20, "{trimmed}");
+    assert!(trimmed["punched_bytes"].as_u64().unwrap() >= 8 << 20, "{trimmed}");
+    let told = bench.ok(&["pool", "trim"]);
+    assert!(told.starts_with("free and punched") && told.contains("came back to the host"), "{told}");
+    bench.ok(&["pool", "check"]);
+}
+
+#[test]
 fn damage_is_found_and_has_its_code() {
     let bench = Bench::with_pool();
     bench.ok(&["volume", "create", "disk", "--size", "1G"]);

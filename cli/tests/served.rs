@@ -17,7 +17,7 @@ use vellum_cli::manage::{Files, Manage, Progress, Remote, Transfer};
 use vellum_cli::pool_directory::PoolDirectory;
 use vellum_cli::views::{
     ArrivalView, AskDifferenceView, AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView,
-    DeletionView, DifferenceView, PoolView, SendView, UsageView, VolumeView,
+    DeletionView, DifferenceView, PoolView, SendView, TrimView, TrimmedView, UsageView, VolumeView,
 };
 
 struct Served {
@@ -68,6 +68,7 @@ fn commands_go_to_the_server() {
     assert!(busy.contains("'other': it has snapshots: 'other@1'") && busy.contains("--snapshots"), "{busy}");
     bench.ok(&["volume", "delete", "copy", "other", "--snapshots"]);
     assert_eq!(bench.names("volume"), ["group/ü disk"]);
+    assert!(bench.json(&["pool", "trim"])["punched_bytes"].is_u64());
     let owner = format!("hint: process {} on", std::process::id());
     assert!(bench.fails(Kind::InUse, &["pool", "check"]).contains(&owner));
     bench.fails(Kind::InUse, &["pool", "create", "--size", "64M", "--force"]);
@@ -143,6 +144,10 @@ impl Manage for Fails {
     }
 
     fn extend(&mut self, _: u64) -> Result<PoolView> {
+        self.error()
+    }
+
+    fn trim(&mut self, _: &TrimView) -> Result<TrimmedView> {
         self.error()
     }
 
@@ -252,6 +257,9 @@ fn the_routes_answer_as_documented() {
     assert_eq!(ask("GET /v1/snapshots/copy%402", "").1["deletion_deferred"], true);
     assert!(change("snapshots/copy%402", r#"{"release":{"tag":"t"}}"#).1["volume"].is_null());
     assert_eq!(change("volumes/copy", r#"{"explode":{}}"#).0, 400);
+    let trimmed = ask("POST /v1/pool/trims", "{}");
+    assert_eq!((trimmed.0, &trimmed.1["next_bytes"]), (200, &serde_json::Value::Null));
+    assert_eq!(ask("POST /v1/pool/trims", r#"{"offset_bytes":1152921504606846976}"#).1["punched_bytes"], 0);
     assert_eq!(ask("DELETE /v1/volumes/nope", "").0, 404);
     assert_eq!(ask("DELETE /v1/volumes/a%401", "").0, 400);
     assert_eq!(ask("POST /v1/deletions", r#"{"names":["copy","group/disk"]}"#).0, 200);

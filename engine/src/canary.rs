@@ -18,6 +18,14 @@ pub enum Canary {
     NoPins,
     /// H3: a block is given out while it is being punched.
     PunchRacesRewrite,
+    /// H3: a hole is made ready and given out while a trim punches it.
+    TrimRacesWrite,
+    /// H3, L4: discarded sectors are punched before the record that freed them is proven.
+    SectorPunchUnproven,
+    /// H3: discarded sectors are punched although somebody writes them.
+    SectorPunchUnlocked,
+    /// H3: discarded sectors are punched without another look at what is mapped.
+    SectorPunchUnseen,
     /// H3: a block is given out while it is being written ahead.
     WriteAheadRacesWrite,
     /// H4: a flush that arrives while a sync runs is answered by that sync.
@@ -88,13 +96,17 @@ pub enum Canary {
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 43] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
         Self::ReuseUnproven,
         Self::NoPins,
         Self::PunchRacesRewrite,
+        Self::TrimRacesWrite,
+        Self::SectorPunchUnproven,
+        Self::SectorPunchUnlocked,
+        Self::SectorPunchUnseen,
         Self::WriteAheadRacesWrite,
         Self::FlushSharesRunningSync,
         Self::RecordChecksumIgnored,

@@ -37,6 +37,12 @@ pub struct OpenOptions {
     pub slab_blocks: u64,
     /// Free blocks that stay on the host for the next writes; what is freed beyond that is punched.
     pub recycle_blocks: u64,
+    /// Free blocks that stay on the host while nobody writes, so that the next write does not wait for one.
+    pub spare_blocks: u64,
+    /// After so much time without a new block what is kept beyond the reserve goes back to the host, in milliseconds.
+    pub reclaim_after_ms: u64,
+    /// Rest between two punches while somebody uses the pool, in milliseconds.
+    pub punch_rest_ms: u64,
     /// Free blocks that are written with zeros before they are given out, while syncs are frequent; 0 for none.
     pub written_ahead_blocks: u64,
     /// Syncs and new blocks after which it is judged anew whether syncs are frequent.
@@ -72,6 +78,9 @@ impl Default for OpenOptions {
             log_writes_in_flight: 2,
             slab_blocks: 1024,
             recycle_blocks: 1024,
+            spare_blocks: 8,
+            reclaim_after_ms: 1000,
+            punch_rest_ms: 20,
             written_ahead_blocks: 128,
             sync_window: 64,
             slice_mappings: 64 * 1024,

@@ -222,6 +222,12 @@ pub enum Request {
         /// All settings, as they shall be.
         settings: Box<Settings>,
     },
+    /// Give every free block of a part of the pool back to the host, whatever it is believed to hold. The reply is
+    /// [`Outcome::Trimmed`]. Fails with `Unsupported` where the host cannot take space back.
+    Trim {
+        /// From which data block on; the answer says how to go on.
+        first_block: u64,
+    },
     /// Bring the trees on disk up to date, so that the log is not needed up to here.
     Checkpoint,
     /// Checkpoint and stop: takes no more requests, the log is empty, the owner is "nobody".
@@ -281,6 +287,17 @@ pub enum Outcome {
     Created(Vec<VolumeId>),
     /// How many data blocks were freed.
     Freed(u64),
+    /// Free blocks were given back to the host.
+    Trimmed(Trimmed),
+}
+
+/// What a trim of a part of the pool has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Where the next part begins; nothing if that was the last one.
+    pub next_block: Option<u64>,
+    /// Free space that was punched, in bytes. The host may have held less of it.
+    pub punched_bytes: u64,
 }
 
 /// A piece of what was read.

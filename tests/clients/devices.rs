@@ -4,6 +4,7 @@
 
 use crate::bench::{client, ok, text};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use vellum_tests::program::{Pool, run, wait_for};
@@ -78,6 +79,24 @@ pub fn devices_under_a_served_pool_grow(io: &str) {
     assert_eq!(state(), "ok");
     ok("qemu-io", &["-r", "-f", "raw", "-c", "read -P 7 0 160M", &pool.uri("disk")]);
     served.stop();
+    pool.ok(&["pool", "check"]);
+}
+
+pub fn what_is_discarded_leaves_the_device_too(io: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let (data_file, metadata_file) = (folder.path().join("data.img"), folder.path().join("metadata.img"));
+    let data = Loop::new(&data_file, 64 * MIB);
+    let metadata = Loop::new(&metadata_file, 3 * MIB);
+    let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), folder.path().join("pool"));
+    pool.ok(&["pool", "create", "--size", "64M", "--data", &data.0, "--metadata", &metadata.0]);
+    let served = pool.serve(&["--io", io, "--volume", "disk=1G"]);
+    let host_bytes = || std::fs::metadata(&data_file).unwrap().blocks() * 512;
+    ok("qemu-io", &["-f", "raw", "-c", "write -P 7 0 40M", "-c", "flush", &pool.uri("disk")]);
+    assert!(host_bytes() >= 40 * MIB);
+    ok("qemu-io", &["-f", "raw", "-d", "unmap", "-c", "discard 0 40M", "-c", "flush", &pool.uri("disk")]);
+    wait_for("the space under the device", || (host_bytes() < 8 * MIB).then_some(()));
+    served.stop();
+    pool.ok(&["pool", "trim"]);
     pool.ok(&["pool", "check"]);
 }
 

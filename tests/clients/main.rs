@@ -26,6 +26,7 @@ macro_rules! tests {
 
 tests! { ring:
     devices::devices_under_a_served_pool_grow,
+    devices::what_is_discarded_leaves_the_device_too,
     fio::mixed_sizes_on_four_connections,
     fio::trims_and_writes,
     libnbd::contexts_tell_holes_and_sharing,
@@ -46,6 +47,7 @@ tests! { ring:
 
 tests! { threads:
     devices::devices_under_a_served_pool_grow,
+    devices::what_is_discarded_leaves_the_device_too,
     fio::mixed_sizes_on_four_connections,
     libnbd::corners_are_answered,
     libnbd::four_handles_with_64_requests_each,

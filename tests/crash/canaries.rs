@@ -10,8 +10,8 @@ use vellum_engine::canary::{self, Canary};
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
     FaultCase, RunConfig, Stats, cut_before_the_last_sharer_left, full_metadata, guarded, late_hosts,
-    late_write_to_a_freed_block, one_witness_is_lost, rollback_beside_a_slow_write, run, run_with_fault,
-    run_with_rot, slow_read_of_a_former_owner,
+    late_punch_of_a_trim, late_write_to_a_freed_block, one_witness_is_lost, rollback_beside_a_slow_write,
+    run, run_with_fault, run_with_rot, slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::rng::Rng;
@@ -19,13 +19,13 @@ use vellum_tests::sim_disk::{Fault, OperationKind};
 
 /// Seeds within which a canary must be found.
 const SEEDS: u64 = 600;
-/// The last trial of a seed: one run that is cut, six directed ones, the others with a fault.
-const LAST_TRIAL: u64 = 13;
+/// The last trial of a seed: one run that is cut, seven directed ones, the others with a fault.
+const LAST_TRIAL: u64 = 14;
 /// A pool that is made smaller; for the rules of that.
-const SHRINK_TRIAL: u64 = 14;
+const SHRINK_TRIAL: u64 = 15;
 /// Hosts that are full; for the rules of room.
-const LATE_HOSTS_TRIAL: u64 = 15;
-const FULL_METADATA_TRIAL: u64 = 16;
+const LATE_HOSTS_TRIAL: u64 = 16;
+const FULL_METADATA_TRIAL: u64 = 17;
 
 /// How a canary came to its end.
 struct Finding {
@@ -99,6 +99,7 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         4 => return one_witness_is_lost(seed),
         5 => return late_write_to_a_freed_block(seed),
         6 => return rollback_beside_a_slow_write(seed),
+        7 => return late_punch_of_a_trim(seed),
         SHRINK_TRIAL => {
             return crate::shrink_pool::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
         }

@@ -57,10 +57,12 @@ pub enum Op {
     Collapse(Selector),
     /// Write a checkpoint.
     Checkpoint,
-    /// Let the pool have so many data blocks.
-    Extend(u64),
+    /// Punch what is free in a part of the pool, from this block on.
+    Trim(u64),
     /// Change what the pool does about space.
     Configure(Selector),
+    /// Let the pool have so many data blocks.
+    Extend(u64),
     /// Others use the hosts: so many pages are left of room for data, and for metadata. None for no limit.
     HostRoom(Option<u64>, Option<u64>),
 }
@@ -134,10 +136,12 @@ fn operation(config: &WorkloadConfig, rng: &mut Rng) -> Op {
     let fua = rng.one_in(config.fua_one_in);
     match rng.below(100) {
         0..25 => Op::Read(rng.bits(), span),
-        25..80 => Op::Write(rng.bits(), span, fua),
+        25..79 => Op::Write(rng.bits(), span, fua),
+        79..80 => Op::Trim(rng.below(64)),
         80..86 => Op::WriteZeroes(rng.bits(), span, rng.one_in(2), fua),
         86..97 => Op::Discard(rng.bits(), span, fua),
-        97..99 => Op::Collapse(rng.bits()),
+        97..98 => Op::Collapse(rng.bits()),
+        98..99 => Op::Configure(rng.bits()),
         _ => Op::Checkpoint,
     }
 }

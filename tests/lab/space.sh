@@ -17,6 +17,14 @@ nobody_waits() {
     [ "$(status waiting_writes)" = 0 ]
 }
 
+host_kib() {
+    echo $(($(stat -L -c %b "$pool/data") / 2))
+}
+
+takes_less_than() {
+    [ "$(host_kib)" -lt "$1" ]
+}
+
 # make_pool NAME SETTING...
 make_pool() {
     pool=/mnt/pool/$1
@@ -88,6 +96,24 @@ stall_and_extend() {
     say "stalled, extended: nothing failed"
 }
 
+# fstrim_gives_back: what the file system of the first pool loses, the host has.
+fstrim_gives_back() {
+    local full
+    pool=/mnt/pool/stall
+    serve
+    attach /dev/nbd0 "$socket" disk 4
+    mount /dev/nbd0 /mnt/volume
+    full=$(host_kib)
+    rm /mnt/volume/much
+    sync -f /mnt/volume
+    fstrim /mnt/volume
+    wait_for "the host's space after fstrim" takes_less_than $((full - (OWN_MIB - 8) * 1024))
+    say "fstrim: $full KiB on the host before, $(host_kib) after"
+    unmount_volume
+    stop TERM
+    vellum pool check >/dev/null
+}
+
 # is_read_only: not every kernel says so in /proc/mounts, but all refuse. The journal gets something to write.
 is_read_only() {
     local said
@@ -155,4 +181,5 @@ place_pool
 stall_and_extend
 time_out_and_repair
 quota_stalls
+fstrim_gives_back
 say "all worked"

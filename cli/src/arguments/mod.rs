@@ -112,10 +112,15 @@ pub enum PoolCommand {
     /// Change what the pool does about space. `vellum pool status` shows all settings.
     Set {
         /// no-space=stall|error, no-space-timeout=SECONDS (0 for ever), auto-extend=SIZE|off, low-water=SIZE|auto,
-        /// on-low-water=COMMAND. Kept, and not acted upon yet: discard=eager|lazy|off, detect-zeros=on|off.
+        /// on-low-water=COMMAND, discard=eager|lazy|off, detect-zeros=on|off.
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<Setting>,
     },
+    /// Give everything that is free back to the host, whatever the pool believes the host to hold: after a crash, or with
+    /// discard=off.
+    ///
+    /// Works while it is served, and goes slowly then while clients use it. It can be broken off and begun again.
+    Trim,
     /// Check every structure, and tell what damage costs. Writes nothing; the pool may not be served meanwhile.
     ///
     /// Ends with the exit code `damaged` if it finds something.

@@ -7,6 +7,7 @@ mod pool;
 mod repair;
 mod shrink;
 mod transfer;
+mod trim;
 mod volumes;
 
 use crate::arguments::{Arguments, Command};

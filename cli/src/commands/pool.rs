@@ -33,6 +33,7 @@ pub fn run(command: &PoolCommand, directory: &PoolDirectory, output: Output) -> 
             let view = manage::with_pool(directory, |pool| pool.configure(&change))?;
             output.result(&view, text::pool)
         }
+        PoolCommand::Trim => super::trim::run(directory, output),
         PoolCommand::Shrink { size } => super::shrink::run(size, directory, output),
         PoolCommand::Check => check(directory, output),
         PoolCommand::Repair(arguments) => super::repair::run(arguments, directory, output),

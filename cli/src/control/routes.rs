@@ -27,6 +27,7 @@ pub fn router(pool: Shared) -> Router {
     Router::new()
         .route("/v1/pool", get(status).patch(configure))
         .route("/v1/pool/extensions", post(extend))
+        .route("/v1/pool/trims", post(streams::trim))
         .route("/v1/volumes", get(volumes).post(create_volume))
         .route("/v1/volumes/{name}", get(volume).delete(delete_volume).patch(change_volume))
         .route("/v1/snapshots", get(snapshots).post(create_snapshots))
@@ -130,6 +131,20 @@ where
     F: FnOnce(&mut dyn Manage) -> Result<T> + Send + 'static,
 {
     Ok((status, Json(ask(pool, act).await?)))
+}
+
+/// Answers what may take long: where there are several ways to the pool others do not wait for it.
+pub(super) async fn answer_apart<T, F>(pool: Shared, status: StatusCode, act: F) -> Answer<T>
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce(&mut dyn Manage) -> Result<T> + Send + 'static,
+{
+    let Some(mut way) = ask(pool.clone(), |pool| Ok(pool.fork())).await? else {
+        return answer(pool, status, act).await;
+    };
+    let failed = |_| Error::new(Kind::Failure, "the request has panicked");
+    let answered = tokio::task::spawn_blocking(move || act(&mut *way)).await.map_err(failed)??;
+    Ok((status, Json(answered)))
 }
 
 async fn status(State(pool): State<Shared>) -> Answer<views::PoolView> {

@@ -1,18 +1,18 @@
-//! The routes of the control API that take long: those that move streams, what belongs to them, and counting.
+//! The routes of the control API that take long: those that move streams, what belongs to them, counting, and trims.
 //!
-//! Owns the way between the bodies of HTTP and threads that may block. A transfer has a way to the pool of its own, so
+//! Owns the way between the bodies of HTTP and threads that may block. Each has a way to the pool of its own, so
 //! other requests do not wait for it.
 
 use super::channel_body::{ChannelBody, channel_body};
-use super::routes::{Answer, Body, Failure, Name, answer, ask};
+use super::routes::{Answer, Body, Failure, Name, answer, answer_apart, ask};
 use super::{DATA_BYTES_HEADER, Shared};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
 use crate::names;
 use crate::views::{
-    AbortedView, ArrivalsView, AskDifferenceView, AskUsageView, DifferenceView, SendView, UsageView,
-    VolumeView,
+    AbortedView, ArrivalsView, AskDifferenceView, AskUsageView, DifferenceView, SendView, TrimView,
+    TrimmedView, UsageView, VolumeView,
 };
 use axum::Json;
 use axum::extract::State;
@@ -42,14 +42,14 @@ pub(super) async fn difference(
     answer(pool, StatusCode::OK, move |pool| pool.difference(&what)).await
 }
 
-/// Counting may take long, so others do not wait for it where there are several ways to the pool.
+/// Takes its time while clients use the pool.
+pub(super) async fn trim(State(pool): State<Shared>, Body(part): Body<TrimView>) -> Answer<TrimmedView> {
+    answer_apart(pool, StatusCode::OK, move |pool| pool.trim(&part)).await
+}
+
+/// Walks through trees.
 pub(super) async fn usage(State(pool): State<Shared>, Body(what): Body<AskUsageView>) -> Answer<UsageView> {
-    let Some(mut pool) = ask(pool.clone(), |pool| Ok(pool.fork())).await? else {
-        return answer(pool, StatusCode::OK, move |pool| pool.usage(&what)).await;
-    };
-    let gone = |_| Error::new(Kind::Failure, "the request has panicked");
-    let counted = tokio::task::spawn_blocking(move || pool.usage(&what)).await.map_err(gone)??;
-    Ok((StatusCode::OK, Json(counted)))
+    answer_apart(pool, StatusCode::OK, move |pool| pool.usage(&what)).await
 }
 
 /// Answers when it is known that there will be a stream, and how long.

@@ -9,7 +9,7 @@ use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
 use crate::views::{
     AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView,
-    SettingsView, UsageView, VolumeView,
+    SettingsView, TrimView, TrimmedView, UsageView, VolumeView,
 };
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
@@ -124,6 +124,14 @@ impl<E: Engine> Manage for Opened<E> {
         }
         self.engine.request(Request::Extend { data_blocks })?;
         self.status()
+    }
+
+    fn trim(&mut self, part: &TrimView) -> Result<TrimmedView> {
+        let first_block = part.offset_bytes.div_ceil(BLOCK_BYTES);
+        match self.engine.request(Request::Trim { first_block })? {
+            Outcome::Trimmed(trimmed) => Ok(TrimmedView::new(&trimmed)),
+            other => Err(Error::new(Kind::Failure, format!("the engine answered with {other:?}"))),
+        }
     }
 
     fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {

@@ -113,8 +113,7 @@ impl Engine for Pool<FileDisk> {
         for _ in 0..SETTLE_ROUNDS_MAX {
             self.idle(SETTLE_STEP_MS);
             let status = Pool::status(self);
-            if status.failure.is_some() || status.deleting + status.space.waiting + status.space.punching == 0
-            {
+            if status.failure.is_some() || is_settled(&status) {
                 break;
             }
         }
@@ -123,6 +122,12 @@ impl Engine for Pool<FileDisk> {
     fn close(self) -> vellum_engine::error::Result<()> {
         Pool::close(self).map(drop)
     }
+}
+
+/// Whether everything that was freed is free, and given back as far as it goes back.
+fn is_settled(status: &PoolStatus) -> bool {
+    let space = status.space;
+    status.deleting + space.waiting + space.queued + space.punching == 0
 }
 
 fn create_options(size_bytes: u64) -> Result<CreateOptions> {

@@ -17,7 +17,8 @@ use crate::names;
 use crate::pool_directory::PoolDirectory;
 use crate::views::{
     ArrivalView, AskDifferenceView, AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView,
-    DeletionView, DifferenceView, PoolView, SendView, UsageView, VolumeKind, VolumeUsageView, VolumeView,
+    DeletionView, DifferenceView, PoolView, SendView, TrimView, TrimmedView, UsageView, VolumeKind,
+    VolumeUsageView, VolumeView,
 };
 pub use files::{Files, Growth};
 pub use live::Live;
@@ -52,6 +53,9 @@ pub trait Manage: Transfer {
 
     /// Lets the pool hold `size_bytes`, as much as now or more.
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView>;
+
+    /// Has the host take back what is free in a part of the pool.
+    fn trim(&mut self, part: &TrimView) -> Result<TrimmedView>;
 
     /// Changes what the pool does about space.
     fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView>;

@@ -11,7 +11,8 @@ use crate::names;
 use crate::views::{
     AbortedView, ArrivalView, ArrivalsView, AskDifferenceView, AskUsageView, ChangeView, ChangedView,
     ConfigurationView, DeletedView, DeletionView, DifferenceView, ErrorView, ExtensionView, NamesView,
-    NewCloneView, NewVolumeView, PoolView, SendView, SnapshotsView, UsageView, VolumeView, VolumesView,
+    NewCloneView, NewVolumeView, PoolView, SendView, SnapshotsView, TrimView, TrimmedView, UsageView,
+    VolumeView, VolumesView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -249,6 +250,10 @@ impl Manage for Remote {
 
     fn extend(&mut self, size_bytes: u64) -> Result<PoolView> {
         self.post("/v1/pool/extensions", &ExtensionView { size_bytes })
+    }
+
+    fn trim(&mut self, part: &TrimView) -> Result<TrimmedView> {
+        self.post("/v1/pool/trims", part)
     }
 
     fn configure(&mut self, change: &ConfigurationView) -> Result<PoolView> {

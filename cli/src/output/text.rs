@@ -7,7 +7,7 @@ use crate::size::Size;
 use crate::views::{
     AffectedView, ArrivalView, ChangedView, CheckView, DeletedView, DifferenceView, FindingView, InspectView,
     MetadataState, NoSpaceView, PoolView, PropertiesView, RepairView, ServeView, Shortage, ShrinkView,
-    SpaceState, UsageView, VolumeKind, VolumeUsageView, VolumeView,
+    SpaceState, TrimReportView, UsageView, VolumeKind, VolumeUsageView, VolumeView,
 };
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -116,6 +116,14 @@ fn state(view: &PoolView) -> String {
         (None, SpaceState::Low) => format!("{word}: less than {} is free", size(view.low_water_bytes)),
         (None, _) => word.to_owned(),
     }
+}
+
+/// What a trim came to.
+pub fn trim(view: &TrimReportView) -> String {
+    let mut rows = vec![("free and punched", size(view.punched_bytes))];
+    rows.extend(view.returned_bytes.map(|bytes| ("came back to the host", size(bytes))));
+    rows.extend(view.host_data_bytes.map(|bytes| ("on the host", format!("data {}", size(bytes)))));
+    fields(&rows)
 }
 
 /// What makes room.

@@ -153,7 +153,7 @@ impl Core {
     /// Closing waits until nothing else is being carried out.
     fn closes_now(&self) -> bool {
         let quiet = self.jobs.is_empty() && self.gathers.is_empty() && self.page_loads.is_empty();
-        self.only_closing() && quiet && self.reclaim_is_quiet()
+        self.only_closing() && quiet && self.punch.is_closing() && self.reclaim_is_quiet()
     }
 
     fn start_checkpoint(&mut self) {

@@ -57,6 +57,7 @@ impl Core {
         self.commit.data_changed();
         match (result, self.check_healthy()) {
             (Ok(()), Ok(())) => {
+                self.punch.note_end(to_blocks);
                 self.ready.push_back(Task::Extend(ExtendTask { key, to_blocks, slots: None }));
             }
             (_, Err(error)) => self.extension_over(key, Err(error)),

@@ -24,6 +24,8 @@ impl Core {
             Task::Control(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extend(task) => self.extension_over(task.key, Err(error.clone())),
             Task::Shrink(task) => self.fail_shrink(&task, error),
+            Task::PunchSectors(_) => self.punch.sectors.give_up_looking(),
+            Task::Trim(task) => self.part_done(task.key, Err(error.clone())),
             Task::CountOwn(volume) => self.own_walk_ends(volume),
         }
     }
@@ -74,6 +76,7 @@ impl Core {
         tasks.append(&mut self.reservations.waiting);
         self.locks.drain_waiting(&mut tasks);
         self.fail_walks(&mut tasks);
+        self.fail_trims(error);
         self.fail_counts(&mut tasks);
         for task in tasks {
             match task {

@@ -8,7 +8,7 @@
 //!
 //! | step | file | what happens |
 //! |---|---|---|
-//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block; `limits.rs` may hold it back |
+//! | 1 | `submit.rs` | the range is checked and cut at block boundaries, one task a block (at zeros too: `zeros.rs`); `limits.rs` may hold it back |
 //! | 2 | `write.rs` | mapping found, sectors locked (`locks.rs`), place chosen, room set aside (`room.rs`) |
 //! | 3 | `gather.rs` | only for parts of sectors and second layers: what is there is read first |
 //! | 4 | `job.rs` | data written to the chosen block (`space.rs` gave it); on completion the delta is applied |
@@ -18,9 +18,10 @@
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
 //! `collapse.rs` and `collapse_walks.rs`; reservations `reservations.rs`, `reserve.rs` and `own_walk.rs`; what differs
 //! `difference.rs`; what volumes have alone `usage.rs`; snapshots that arrive `receive.rs`. In the
-//! background: `checkpoint.rs`, `reclaim.rs` (slabs, punches, growth of the metadata file), `write_ahead.rs` (free blocks
-//! written before they are needed). Writes that find no room wait in `stall.rs`. A pool is made larger by `extend.rs`,
-//! and makes itself larger by `auto_extend.rs`; `space_events.rs` tells how it is off.
+//! background: `checkpoint.rs`, `reclaim.rs` (slabs, growth of the metadata file), `punch.rs` and `sector_punch.rs` (space
+//! given back to the host), `write_ahead.rs` (free blocks written before they are needed). `trim.rs` has everything free
+//! punched on request. Writes that find no room wait in `stall.rs`. A pool is made larger by `extend.rs`, and makes itself
+//! larger by `auto_extend.rs`; `space_events.rs` tells how it is off.
 //! `opening.rs` makes a core from two disks.
 
 mod auto_extend;
@@ -41,6 +42,7 @@ mod locks;
 mod opening;
 mod operations;
 mod own_walk;
+mod punch;
 mod rates;
 mod read;
 mod receive;
@@ -48,18 +50,21 @@ mod reclaim;
 mod reservations;
 mod reserve;
 mod room;
+mod sector_punch;
 mod shrink;
 mod space;
 mod space_events;
 mod stall;
 mod status;
 mod submit;
+mod trim;
 mod turn;
 mod unmap;
 mod unproven;
 mod usage;
 mod write;
 mod write_ahead;
+mod zeros;
 
 pub use collapse_walks::CollapseStatus;
 pub use opening::open;
@@ -127,6 +132,10 @@ pub enum Task {
     Extend(extend::ExtendTask),
     /// Make a volume smaller, a slice of its tail at a time.
     Shrink(shrink::ShrinkTask),
+    /// Punch discarded sectors of a block.
+    PunchSectors(sector_punch::SectorPunchTask),
+    /// Punch the free blocks of a part of the pool.
+    Trim(trim::TrimTask),
     /// Count the blocks that a volume has alone, some at a time.
     CountOwn(VolumeId),
 }
@@ -199,6 +208,7 @@ pub struct Core {
     room: room::RoomState,
     checkpoint: checkpoint::CheckpointState,
     slab: reclaim::SlabState,
+    punch: punch::PunchState,
     write_ahead: write_ahead::WriteAheadState,
     growth: reclaim::GrowthState,
     reads: FxHashMap<Key, read::OpenRead>,
@@ -252,6 +262,7 @@ impl Core {
                 || !self.waiting_for_room.is_empty()
                 || !self.stall.is_empty()
                 || self.collapse.wants_turn()
+                || self.punches_want_time()
                 || self.reservations.wants_turn())
     }
 

@@ -8,6 +8,7 @@ use super::collapse_walks::CollapseWalks;
 use super::commit::Commit;
 use super::control::settings_of;
 use super::locks::Locks;
+use super::punch::PunchState;
 use super::space::Space;
 use super::space_events::SpaceEvents;
 use super::stall::StallState;
@@ -40,6 +41,7 @@ pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions)
     write_verdict(&mut files, &mut found, incarnation, options)?;
     found.ring.tail = found.ring.head;
     let mut core = Core::behind(found, incarnation, options);
+    core.punch.note_end(files.data.size_bytes() / BLOCK_BYTES);
     core.resume_deletions();
     core.load_limits();
     core.load_reservations();
@@ -171,6 +173,7 @@ impl Core {
             room: room::RoomState::default(),
             checkpoint: CheckpointState::new(position, durable),
             slab: reclaim::SlabState::default(),
+            punch: PunchState::default(),
             write_ahead: WriteAheadState::default(),
             growth: reclaim::GrowthState::default(),
             reads: FxHashMap::default(),

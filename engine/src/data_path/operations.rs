@@ -35,8 +35,10 @@ pub enum Pending {
     Slab(DataBlock, u64),
     /// Zeros into free blocks.
     WriteAhead,
-    /// Free blocks being given back to the host.
-    Punch(DataBlock, u64),
+    /// Free blocks being given back to the host; the flag says whether for a trim.
+    Punch(DataBlock, u64, bool),
+    /// Discarded sectors being given back to the host.
+    SectorPunch,
     /// The metadata file being extended.
     Growth,
     /// The sync of the growth.
@@ -84,7 +86,8 @@ impl Core {
             Pending::SlotSync => self.slot_synced(result),
             Pending::Slab(first, blocks) => self.slab_allocated(first, blocks, result),
             Pending::WriteAhead => self.write_ahead_done(result),
-            Pending::Punch(first, blocks) => self.punch_done(first, blocks, result),
+            Pending::Punch(first, blocks, for_trim) => self.punch_done(first, blocks, for_trim, result),
+            Pending::SectorPunch => self.sector_punch_done(result),
             Pending::Growth => self.growth_allocated(result),
             Pending::GrowthSync => self.growth_synced(result),
             Pending::Extension(key, blocks) => self.extension_allocated(key, blocks, result),

@@ -1,4 +1,4 @@
-//! In the background: blocks made ready in slabs, free blocks given back to the host, and the metadata file's growth.
+//! In the background: blocks made ready in slabs, and the metadata file's growth.
 //!
 //! Owns the operations for these; what they change is `space.rs` and the forest's free pages. One of each runs at a
 //! time. Room becomes usable only once its allocation has been synced.
@@ -11,22 +11,30 @@ use crate::units::{BLOCK_BYTES, DataBlock, Generation, PAGE_BYTES};
 
 /// Fewer pages than these are not worth a step.
 const GROWTH_PAGES_MIN: u64 = 16;
+/// A slab has so many times as many blocks as the one before, as long as they are used up.
+const SLAB_GROWTH: u64 = 4;
 
 /// The slab that is being made ready.
 #[derive(Default)]
 pub struct SlabState {
     running: bool,
-    /// How many blocks the next one has; halved when the host has no room for so many.
+    /// How many blocks the next one has; 0 for a small one.
     blocks: u64,
+    /// The host may have room for so many, once it had none for more.
+    at_most_blocks: Option<u64>,
     /// The host refused a single block, until something changes.
     refused: bool,
-    punching: bool,
 }
 
 impl SlabState {
     /// Whether a slab is on its way.
     pub fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// Nobody has needed a block for a while: the next slab is a small one.
+    pub fn start_small(&mut self) {
+        self.blocks = 0;
     }
 
     /// Whether the host had no room for a single block the last time it was asked.
@@ -75,18 +83,21 @@ impl GrowthState {
 impl Core {
     /// Starts what is due.
     pub(super) fn run_reclaim(&mut self) {
-        if self.failure.is_some() || self.only_closing() {
+        if self.failure.is_some() {
             return;
         }
-        let ahead = self.options.slab_blocks / 4;
-        let short = self.space.ready() <= ahead || self.stall.wants_block() || self.reservations_lack_slabs();
+        self.run_punches();
+        if self.only_closing() {
+            return;
+        }
+        let ahead = self.next_slab_blocks() / 4;
+        // What is being written ahead comes back.
+        let at_hand = self.space.ready() + self.space.counts().write_ahead;
+        let short = at_hand <= ahead || self.stall.wants_block() || self.reservations_lack_slabs();
         if short && !self.slab.running && !self.slab.refused {
             self.start_slab();
         }
         self.run_write_ahead();
-        if !self.slab.punching {
-            self.start_punch();
-        }
         if self.growth.wanted && self.growth.to_pages.is_none() {
             self.start_growth();
         }
@@ -94,13 +105,24 @@ impl Core {
 
     /// Whether nothing of this is in flight.
     pub(super) fn reclaim_is_quiet(&self) -> bool {
-        let slabs = !self.slab.running && !self.slab.punching && self.write_ahead.is_quiet();
-        slabs && self.growth.to_pages.is_none()
+        let slabs = !self.slab.running && self.write_ahead.is_quiet();
+        slabs && self.punch.is_quiet() && !self.space.has_to_punch() && self.growth.to_pages.is_none()
+    }
+
+    /// How many blocks the next slab has: few after an idle time, more while they are used up.
+    fn next_slab_blocks(&self) -> u64 {
+        let is_small = self.slab.blocks == 0 || self.is_idle_for_blocks();
+        let blocks = match is_small {
+            _ if self.reservations_lack_slabs() => self.options.slab_blocks,
+            true => self.options.spare_blocks,
+            false => self.slab.blocks,
+        };
+        let blocks = blocks.min(self.slab.at_most_blocks.unwrap_or(blocks));
+        blocks.clamp(1, self.options.slab_blocks.max(1))
     }
 
     fn start_slab(&mut self) {
-        let blocks = if self.slab.blocks == 0 { self.options.slab_blocks } else { self.slab.blocks };
-        let Some((first, blocks)) = self.space.take_holes(blocks) else { return };
+        let Some((first, blocks)) = self.space.take_holes(self.next_slab_blocks()) else { return };
         self.slab.running = true;
         let allocate =
             Operation::Allocate { offset_bytes: first.offset_bytes(), length_bytes: blocks * BLOCK_BYTES };
@@ -113,12 +135,14 @@ impl Core {
             return self.slab_synced(first, blocks);
         }
         let Err(cause) = result else {
-            self.slab.blocks = 0;
+            self.punch.note_end(first.0 + blocks);
+            self.slab.at_most_blocks = None;
+            self.slab.blocks = (self.next_slab_blocks() * SLAB_GROWTH).min(self.options.slab_blocks);
             return self.commit.wait_for_sync(Then::Slab(first, blocks));
         };
         self.slab.running = false;
         self.space.return_holes(first, blocks);
-        self.slab.blocks = (blocks / 2).max(1);
+        self.slab.at_most_blocks = Some((blocks / 2).max(1));
         if blocks == 1 {
             self.slab.refused = true;
             self.fail_block_waiters(cause);
@@ -138,23 +162,6 @@ impl Core {
         self.slab.running = false;
         self.stall.ask_host_again();
         self.space.slab_ready(first, blocks);
-        self.wake_reservations();
-    }
-
-    fn start_punch(&mut self) {
-        let Some((first, blocks)) = self.space.take_punch() else { return };
-        self.slab.punching = true;
-        let punch =
-            Operation::Punch { offset_bytes: first.offset_bytes(), length_bytes: blocks * BLOCK_BYTES };
-        self.submit_operation(Side::Data, punch, Pending::Punch(first, blocks));
-    }
-
-    pub(super) fn punch_done(&mut self, first: DataBlock, blocks: u64, result: Result<(), DiskError>) {
-        self.commit.data_changed();
-        self.slab.punching = false;
-        self.slab.ask_again();
-        self.stall.ask_host_again();
-        self.space.punched(first, blocks, result.is_ok());
         self.wake_reservations();
     }
 

@@ -161,7 +161,13 @@ impl Core {
 
     pub(super) fn change_promise(&mut self, volume: VolumeId, change: impl FnOnce(&mut Promise)) {
         self.reservations.change(volume, change);
-        self.space.keep_blocks(self.reservations.outstanding);
+        self.keep_for_reservations();
+    }
+
+    /// What is outstanding, and what is to be, stays allocated.
+    pub(super) fn keep_for_reservations(&mut self) {
+        let wanted = self.reservations.wanted.unwrap_or(0);
+        self.space.keep_blocks(self.reservations.outstanding.max(wanted));
     }
 
     /// Applies `delta`, and counts what volumes with reservations have by it.

@@ -33,7 +33,7 @@ pub struct Space {
     to_punch: BTreeSet<u64>,
     recycle_blocks: u64,
     /// Free blocks that stay allocated for reservations.
-    kept_blocks: u64,
+    reserved_blocks: u64,
 }
 
 /// How many blocks are in which state.
@@ -47,7 +47,9 @@ pub struct SpaceCounts {
     pub holes: u64,
     /// Freed, but the record that freed them is not proven, or an operation still names them.
     pub waiting: u64,
-    /// Free and waiting to be punched, or being punched.
+    /// Free and allocated, waiting to be punched.
+    pub queued: u64,
+    /// Free and being punched.
     pub punching: u64,
     /// Free, allocated, and being written before they are needed.
     pub write_ahead: u64,
@@ -72,13 +74,13 @@ impl Space {
             pinned_free: FxHashSet::default(),
             to_punch: BTreeSet::new(),
             recycle_blocks,
-            kept_blocks: 0,
+            reserved_blocks: 0,
         }
     }
 
     /// From now on so many free blocks stay allocated, if freed ones come.
     pub fn keep_blocks(&mut self, blocks: u64) {
-        self.kept_blocks = blocks;
+        self.reserved_blocks = blocks;
     }
 
     /// Adds blocks up to `blocks`: nothing maps them, and nothing is known to be allocated.
@@ -92,12 +94,38 @@ impl Space {
 
     /// How many blocks are in which state.
     pub fn counts(&self) -> SpaceCounts {
-        SpaceCounts { waiting: (self.freed.len() + self.pinned_free.len()) as u64, ..self.counts }
+        let waiting = (self.freed.len() + self.pinned_free.len()) as u64;
+        SpaceCounts { waiting, queued: self.to_punch.len() as u64, ..self.counts }
     }
 
     /// Blocks that can be given out now.
     pub fn ready(&self) -> u64 {
+        self.kept() + self.to_punch.len() as u64
+    }
+
+    /// Free blocks that the host holds for the next writes.
+    pub fn kept(&self) -> u64 {
         self.counts.fresh + self.counts.recycled
+    }
+
+    /// Whether queued blocks may be punched.
+    pub fn has_to_punch(&self) -> bool {
+        self.punchable() > 0
+    }
+
+    /// From now on so many freed blocks are kept on the host, and those beyond are queued to be punched.
+    pub fn set_recycle_blocks(&mut self, blocks: u64) {
+        self.recycle_blocks = blocks;
+    }
+
+    /// Blocks that may go back to the host: reservations keep the others.
+    fn spare(&self) -> u64 {
+        self.ready().saturating_sub(self.reserved_blocks)
+    }
+
+    /// Queued blocks that may be punched.
+    fn punchable(&self) -> u64 {
+        self.spare().min(self.to_punch.len() as u64)
     }
 
     /// Whether freed blocks are on their way, so that something happens also if the host gives nothing.
@@ -112,7 +140,7 @@ impl Space {
         self.freed.back().map(|(number, _)| *number)
     }
 
-    /// Gives a block out: one that was written before, or the next fresh one in order.
+    /// Gives a block out: one that was written before, be it queued to be punched, or the next fresh one in order.
     pub fn take(&mut self) -> Option<DataBlock> {
         if self.counts.recycled > 0 {
             let block = self.recycled_from + self.recycled[self.recycled_from..].first_one()?;
@@ -120,6 +148,9 @@ impl Space {
             self.recycled.set(block, false);
             self.counts.recycled -= 1;
             return Some(DataBlock(block as u64));
+        }
+        if let Some(block) = self.to_punch.pop_first() {
+            return Some(DataBlock(block));
         }
         let behind = self.fresh[self.cursor..].first_one().map(|i| i + self.cursor);
         let block = behind.or_else(|| self.fresh.first_one())?;
@@ -182,14 +213,10 @@ impl Space {
     fn release(&mut self, block: DataBlock) {
         if self.pins.contains_key(&block) && !canary::broken(Canary::NoPins) {
             self.pinned_free.insert(block);
-        } else if self.counts.recycled < self.recycle_blocks.max(self.kept_blocks) {
+        } else if self.counts.recycled < self.recycle_blocks.max(self.reserved_blocks) {
             self.recycle(block, 1);
         } else {
             self.to_punch.insert(block.0);
-            self.counts.punching += 1;
-            if canary::broken(Canary::PunchRacesRewrite) {
-                self.recycle(block, 1);
-            }
         }
     }
 
@@ -243,28 +270,108 @@ impl Space {
         self.counts.fresh += blocks;
     }
 
-    /// The next run of free blocks to give back to the host.
-    pub fn take_punch(&mut self) -> Option<(DataBlock, u64)> {
-        let first = self.to_punch.pop_first()?;
+    /// Whether more blocks are kept than `keep` and reservations need.
+    pub fn keeps_more_than(&self, keep: u64) -> bool {
+        self.kept() > keep.max(self.reserved_blocks)
+    }
+
+    /// Queues kept blocks to be punched until only `keep` are left, or what reservations need; at most `most` of them.
+    /// Written ones stay longest.
+    pub fn retire(&mut self, keep: u64, most: u64) {
+        let excess = self.kept().saturating_sub(keep.max(self.reserved_blocks)).min(most) as usize;
+        let fresh: Vec<usize> = self.fresh.iter_ones().take(excess).collect();
+        let written_left = self.counts.recycled as usize;
+        let rest = (excess - fresh.len()).min(written_left);
+        let recycled: Vec<usize> = self.recycled.iter_ones().skip(written_left - rest).collect();
+        self.counts.fresh -= fresh.len() as u64;
+        self.counts.recycled -= recycled.len() as u64;
+        fresh.iter().for_each(|block| self.fresh.set(*block, false));
+        recycled.iter().for_each(|block| self.recycled.set(*block, false));
+        self.to_punch.extend(fresh.into_iter().chain(recycled).map(|block| block as u64));
+    }
+
+    /// Nothing is punched any more: what was queued is kept.
+    pub fn keep_queued(&mut self) {
+        for block in std::mem::take(&mut self.to_punch) {
+            self.recycle(DataBlock(block), 1);
+        }
+    }
+
+    /// The next run of queued blocks, at most `most` long, taken out to be punched.
+    pub fn take_punch(&mut self, most: u64) -> Option<(DataBlock, u64)> {
+        let most = most.min(self.punchable());
+        let first = if most > 0 { self.to_punch.pop_first()? } else { return None };
         let mut blocks = 1;
-        while self.to_punch.remove(&(first + blocks)) {
+        while blocks < most && self.to_punch.remove(&(first + blocks)) {
             blocks += 1;
+        }
+        self.counts.punching += blocks;
+        if canary::broken(Canary::PunchRacesRewrite) {
+            self.return_holes(DataBlock(first), blocks);
         }
         Some((DataBlock(first), blocks))
     }
 
-    /// A punch completed. If it failed the blocks are still allocated, and as free as before.
+    /// The next run of free blocks in `from..end`, holes included, at most `most` long, taken out to be punched. Allocated
+    /// ones that reservations need are passed over.
+    pub fn take_free(&mut self, from: DataBlock, end: DataBlock, most: u64) -> Option<(DataBlock, u64)> {
+        let end = end.0.min(self.holes.len() as u64);
+        let can_spare = self.spare() > 0;
+        let first = (from.0..end).find(|block| self.is_hole(*block) || can_spare && self.is_free(*block))?;
+        let mut run = 0;
+        while run < most && first + run < end && self.take_out(first + run) {
+            run += 1;
+        }
+        self.counts.punching += run;
+        if canary::broken(Canary::TrimRacesWrite) {
+            self.return_holes(DataBlock(first), run);
+        }
+        Some((DataBlock(first), run))
+    }
+
+    fn is_hole(&self, block: u64) -> bool {
+        self.holes[block as usize]
+    }
+
+    fn is_free(&self, block: u64) -> bool {
+        let index = block as usize;
+        self.is_hole(block) || self.fresh[index] || self.recycled[index] || self.to_punch.contains(&block)
+    }
+
+    /// Takes a free block out of what can be given out or made ready, if it is one and nobody has it reserved.
+    fn take_out(&mut self, block: u64) -> bool {
+        let index = block as usize;
+        if self.holes.replace(index, false) {
+            self.counts.holes -= 1;
+            return true;
+        }
+        if self.spare() == 0 || !self.is_free(block) {
+            return false;
+        }
+        self.counts.fresh -= u64::from(self.fresh.replace(index, false));
+        self.counts.recycled -= u64::from(self.recycled.replace(index, false));
+        self.to_punch.remove(&block);
+        true
+    }
+
+    /// A punch of queued blocks completed. If it failed they are still allocated, and as free as before.
     pub fn punched(&mut self, first: DataBlock, blocks: u64, done: bool) {
         self.counts.punching -= blocks;
-        let range = first.0 as usize..(first.0 + blocks) as usize;
         if canary::broken(Canary::PunchRacesRewrite) {
             return;
         }
         if done {
-            self.holes[range].fill(true);
-            self.counts.holes += blocks;
+            self.return_holes(first, blocks);
         } else {
             self.recycle(first, blocks);
+        }
+    }
+
+    /// A punch of blocks from [`Space::take_free`] is over: whether it failed or not, nothing is known to be allocated.
+    pub fn trimmed(&mut self, first: DataBlock, blocks: u64) {
+        self.counts.punching -= blocks;
+        if !canary::broken(Canary::TrimRacesWrite) {
+            self.return_holes(first, blocks);
         }
     }
 }
@@ -305,10 +412,67 @@ mod tests {
         space.free(DeltaNumber(1), DataBlock(1));
         space.free(DeltaNumber(1), DataBlock(2));
         space.prove(DeltaNumber(1));
-        assert_eq!(space.take_punch(), Some((DataBlock(1), 2)));
+        assert_eq!(space.take_punch(9), Some((DataBlock(1), 2)));
         assert_eq!(space.take_holes(9), None);
         assert_eq!(space.take(), None);
         space.punched(DataBlock(1), 2, true);
         assert_eq!(space.take_holes(9), Some((DataBlock(1), 2)));
+    }
+
+    #[test]
+    fn what_is_queued_to_be_punched_is_given_out_before_new_space() {
+        let mut space = Space::new(&counts(8, 2), 0);
+        let (first, blocks) = space.take_holes(4).unwrap();
+        space.slab_ready(first, blocks);
+        space.give_back(DataBlock(0));
+        assert_eq!((space.ready(), space.counts().queued), (5, 1));
+        assert_eq!(space.take(), Some(DataBlock(0)));
+        assert_eq!((space.ready(), space.counts().queued), (4, 0));
+    }
+
+    #[test]
+    fn retiring_keeps_what_was_written_longest() {
+        let mut space = Space::new(&counts(8, 4), 8);
+        let (first, blocks) = space.take_holes(4).unwrap();
+        space.slab_ready(first, blocks);
+        (0..3).for_each(|block| space.give_back(DataBlock(block)));
+        space.retire(2, 100);
+        let counts = space.counts();
+        assert_eq!((counts.fresh, counts.recycled, counts.queued), (0, 2, 5));
+        assert_eq!(space.take_punch(100), Some((DataBlock(2), 1)));
+        assert_eq!(space.take_punch(100), Some((DataBlock(4), 4)));
+        space.punched(DataBlock(2), 1, false);
+        space.punched(DataBlock(4), 4, true);
+        let counts = space.counts();
+        assert_eq!((counts.holes, counts.recycled, counts.punching), (4, 3, 0));
+    }
+
+    #[test]
+    fn a_trim_takes_every_free_block_whatever_its_state() {
+        let mut space = Space::new(&counts(8, 4), 1);
+        let (first, blocks) = space.take_holes(2).unwrap();
+        space.slab_ready(first, blocks);
+        (1..3).for_each(|block| space.give_back(DataBlock(block)));
+        assert_eq!(space.take_free(DataBlock(0), DataBlock(99), 3), Some((DataBlock(1), 2)));
+        assert_eq!(space.take_free(DataBlock(3), DataBlock(99), 3), Some((DataBlock(4), 3)));
+        assert_eq!((space.counts().punching, space.counts().holes, space.take()), (5, 1, None));
+        space.trimmed(DataBlock(1), 2);
+        space.trimmed(DataBlock(4), 3);
+        assert_eq!(space.counts(), SpaceCounts { holes: 6, ..SpaceCounts::default() });
+    }
+
+    #[test]
+    fn what_reservations_need_is_neither_punched_nor_trimmed() {
+        let mut space = Space::new(&counts(8, 4), 0);
+        let (first, blocks) = space.take_holes(2).unwrap();
+        space.slab_ready(first, blocks);
+        (0..2).for_each(|block| space.give_back(DataBlock(block)));
+        space.keep_blocks(3);
+        space.retire(0, 100);
+        assert_eq!((space.ready(), space.counts().queued), (4, 2));
+        assert_eq!(space.take_punch(100), Some((DataBlock(0), 1)));
+        assert_eq!((space.take_punch(100), space.has_to_punch()), (None, false));
+        assert_eq!(space.take_free(DataBlock(0), DataBlock(99), 100), Some((DataBlock(6), 2)));
+        assert_eq!(space.ready(), 3);
     }
 }

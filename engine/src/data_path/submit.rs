@@ -20,6 +20,9 @@ impl Core {
         self.next_key += 1;
         let open = OpenRequest { id, parts: 1, error: None, durable: false, outcome: Outcome::Done };
         self.requests.insert(key, open);
+        if !matches!(request, Request::Trim { .. } | Request::Close) {
+            self.punch.note_asked(self.now_ms);
+        }
         let now = if self.limits.any() { self.line_up(key, request) } else { Some(request) };
         if let Some(request) = now {
             let result = self.start(key, request);
@@ -71,7 +74,11 @@ impl Core {
                 self.check_writable(volume, offset_bytes, bytes.len() as u64)?;
                 check_length(bytes.len() as u64)?;
                 self.set_durable(key, fua);
-                self.start_writes(key, volume, offset_bytes, &bytes, false);
+                if self.settings.detect_zeros {
+                    self.start_sparse_writes(key, volume, offset_bytes, &bytes);
+                } else {
+                    self.start_writes(key, volume, offset_bytes, &bytes, false);
+                }
             }
             Request::WriteZeroes { volume, offset_bytes, length_bytes, keep_allocated, fua } => {
                 self.check_writable(volume, offset_bytes, length_bytes)?;
@@ -96,6 +103,7 @@ impl Core {
                 self.start_collapse_request(key, volume);
             }
             Request::Extend { data_blocks } => self.start_extend(key, data_blocks)?,
+            Request::Trim { first_block } => self.start_trim(key, first_block)?,
             Request::Checkpoint => self.start_checkpoint_request(key),
             Request::Close => self.start_close(key),
             control => {
@@ -125,7 +133,7 @@ impl Core {
         }
     }
 
-    fn start_writes(
+    pub(super) fn start_writes(
         &mut self,
         key: Key,
         volume: VolumeId,
@@ -161,7 +169,7 @@ impl Core {
     }
 
     /// Clears whole sectors: blocks that are cut by slices of sectors, the blocks between in one range.
-    fn start_clears(&mut self, key: Key, volume: VolumeId, mut from: u64, to: u64) {
+    pub(super) fn start_clears(&mut self, key: Key, volume: VolumeId, mut from: u64, to: u64) {
         while from < to {
             let block = VirtualBlock::containing(from);
             if from.is_multiple_of(BLOCK_BYTES) && to - from >= BLOCK_BYTES {

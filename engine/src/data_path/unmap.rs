@@ -6,7 +6,7 @@
 use super::room::Room;
 use super::{Core, Key, Task, Then};
 use crate::error::{Error, Place};
-use crate::format::{Delta, VolumeState};
+use crate::format::{Delta, Mapping, VolumeState};
 use crate::metadata::Fault;
 use crate::metadata::tree::{LAST_KEY, Root};
 use crate::units::{SectorMask, VirtualBlock, VolumeId};
@@ -56,15 +56,16 @@ impl Core {
         if !self.locks.lock(place, task.sectors) {
             return self.locks.wait(place, Task::Clear(task));
         }
-        if found.mapping.is_some_and(|mapping| mapping.visible().overlaps(task.sectors)) {
-            self.clear_mapped(task, needed);
-        } else {
-            self.nothing_to_do(task.key);
-            self.unlock(place, task.sectors);
+        match found.mapping.filter(|mapping| mapping.visible().overlaps(task.sectors)) {
+            Some(mapping) => self.clear_mapped(task, &mapping, needed),
+            None => {
+                self.nothing_to_do(task.key);
+                self.unlock(place, task.sectors);
+            }
         }
     }
 
-    fn clear_mapped(&mut self, task: ClearTask, needed: Room) {
+    fn clear_mapped(&mut self, task: ClearTask, mapping: &Mapping, needed: Room) {
         let ClearTask { key, volume, virtual_block, sectors } = task;
         if !self.admit_unmap(needed) {
             self.unlock((volume, virtual_block), sectors);
@@ -75,6 +76,7 @@ impl Core {
             Ok(()) => {
                 self.settle(needed);
                 self.append(delta, Then::Part(key));
+                self.note_discarded((volume, virtual_block), mapping, sectors);
             }
             Err(fault) => {
                 self.withdraw(needed);

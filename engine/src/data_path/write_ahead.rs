@@ -54,6 +54,7 @@ impl WriteAheadState {
 impl Core {
     /// A new block was given out.
     pub(super) fn note_block_taken(&mut self) {
+        self.punch.note_taken(self.now_ms);
         self.write_ahead.blocks_taken += 1;
         self.write_ahead.judge(self.options.sync_window);
     }

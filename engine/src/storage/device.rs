@@ -1,14 +1,18 @@
-//! What only block devices need: their size, and a look at what they carry before a pool is made on them.
+//! What only block devices need: their size, a discard, and a look at what they carry before a pool is made on them.
 //!
 //! Owns the places where others put signatures. Whatever stands there that is not zero refuses the device: a list of
 //! known signatures alone would miss the unknown ones.
 
 use super::{Blocking, DiskFile, FileDisk};
 use crate::error::{Error, ErrorKind, Result};
+use rustix::ioctl;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
+
+/// `_IO(0x12, 119)` of linux/fs.h.
+const BLKDISCARD: ioctl::Opcode = ioctl::opcode::none(0x12, 119);
 
 /// File systems, partition tables, LVM, LUKS, MD, swap and ZFS put theirs into the first or the last MiB.
 const LOOKED_AT_BYTES: u64 = 1 << 20;
@@ -40,6 +44,18 @@ pub fn size_bytes(file: &File) -> io::Result<u64> {
     // The position is used by nobody: all reads and writes name theirs.
     let mut file = file;
     file.seek(SeekFrom::End(0))
+}
+
+/// Tells a device that nobody needs a range any more. Fails as unsupported where it does not want to know.
+pub fn discard(file: &File, offset_bytes: u64, length_bytes: u64) -> io::Result<()> {
+    // SAFETY: BLKDISCARD reads two 64-bit numbers, offset and length in bytes, from where its argument points, and writes
+    // nothing there. The array lives until the call is over, and the descriptor is open.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        let range = ioctl::Setter::<BLKDISCARD, [u64; 2]>::new([offset_bytes, length_bytes]);
+        ioctl::ioctl(file, range)
+    };
+    Ok(done?)
 }
 
 /// Refuses a disk that carries anything at its beginning or end.
@@ -119,5 +135,30 @@ mod tests {
         assert_eq!(take_over(&path, false).unwrap_err().kind(), ErrorKind::Exists);
         wipe_signatures(&Arc::new(take_over(&path, true).unwrap())).unwrap();
         take_over(&path, false).unwrap();
+    }
+
+    /// A loop device; detached when this is dropped.
+    struct Loop(String);
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+        }
+    }
+
+    #[test]
+    fn a_device_forgets_what_is_discarded() {
+        let directory = tempfile::tempdir().unwrap();
+        let under = directory.path().join("under");
+        std::fs::write(&under, vec![7; 4 << 20]).unwrap();
+        let attached = std::process::Command::new("losetup").args(["--find", "--show"]).arg(&under).output();
+        let attached = Loop(String::from_utf8(attached.unwrap().stdout).unwrap().trim().to_owned());
+        let device = File::options().read(true).write(true).open(&attached.0).unwrap();
+        discard(&device, 1 << 20, 2 << 20).unwrap();
+        let mut read = vec![1; 4 << 20];
+        device.read_exact_at(&mut read, 0).unwrap();
+        let is_gone = |at| (1 << 20..3 << 20).contains(&at);
+        assert!(read.iter().enumerate().all(|(at, byte)| *byte == if is_gone(at) { 0 } else { 7 }));
+        assert!(discard(&device, 1, 511).is_err(), "not whole sectors");
     }
 }

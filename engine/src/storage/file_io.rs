@@ -3,7 +3,7 @@
 //! Owns the system calls: pread, pwrite, fdatasync, fallocate, and what stands in for the last where it is missing.
 //! Never retries a failed sync, never looks into the bytes.
 
-use super::{Buffer, DiskError, DiskFile, Operation};
+use super::{Buffer, DiskError, DiskFile, Operation, device};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -21,14 +21,23 @@ impl DiskFile {
             }
             Operation::Sync => self.writer().sync_data()?,
             Operation::Punch { length_bytes: 0, .. } | Operation::Allocate { length_bytes: 0, .. } => {}
-            Operation::Punch { offset_bytes, length_bytes } => {
-                self.fallocate(PUNCH, *offset_bytes, *length_bytes)?;
-            }
+            Operation::Punch { offset_bytes, length_bytes } => self.punch(*offset_bytes, *length_bytes)?,
             Operation::Allocate { offset_bytes, length_bytes } => {
                 self.allocate(*offset_bytes, *length_bytes)?;
             }
         }
         Ok(())
+    }
+
+    /// Gives space back. A device that cannot unmap with zeros in its place is asked to discard, which promises nothing
+    /// about the bytes: nobody reads them before they are written again.
+    fn punch(&self, offset_bytes: u64, length_bytes: u64) -> Result<(), DiskError> {
+        match self.fallocate(PUNCH, offset_bytes, length_bytes) {
+            Err(cause) if cause.kind() == io::ErrorKind::Unsupported && self.is_device() => {
+                Ok(device::discard(self.writer(), offset_bytes, length_bytes)?)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Fills `buffer` from `offset_bytes`.

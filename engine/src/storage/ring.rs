@@ -227,12 +227,19 @@ impl Ring {
             _ => 0,
         };
         let left = transfer_bytes(&operation).saturating_sub(done);
+        let is_punch = matches!(operation, Operation::Punch { .. });
         let result = match result {
             Err(cause) if is_interrupted(&cause) => {
                 return Next::Again(InFlight::Disk { file, ticket, operation, done_bytes });
             }
             Err(cause) if cause.kind() == io::ErrorKind::Unsupported && is_allocation(&operation) => {
                 // Rare file systems: written by hand, on this thread, because every write waits for it anyway.
+                self.files[file].perform(&mut operation)
+            }
+            Err(cause)
+                if cause.kind() == io::ErrorKind::Unsupported && self.files[file].is_device() && is_punch =>
+            {
+                // A device that can only discard: there is no other way than a call that waits.
                 self.files[file].perform(&mut operation)
             }
             Err(cause) => Err(cause.into()),

@@ -48,6 +48,8 @@ impl RunConfig {
         // Numbers of their own, so that a seed stands for the same run as before these options came.
         let mut own = Rng::new(!seed);
         let (written_ahead_blocks, sync_window) = (*own.pick(&[0, 0, 4]), *own.pick(&[2, 8]));
+        let (spare_blocks, punch_rest_ms) = (*own.pick(&[0, 1, 8]), *own.pick(&[0, 0, 20]));
+        let reclaim_after_ms = *own.pick(&[0, 100, 1000]);
         let roomy = !seed.is_multiple_of(3);
         let crowded = !roomy && own.one_in(2);
         let data_blocks = if roomy { 320 } else { rng.between(16, 48) };
@@ -64,6 +66,9 @@ impl RunConfig {
                 written_ahead_blocks,
                 sync_window,
                 can_wait: crowded,
+                spare_blocks,
+                punch_rest_ms,
+                reclaim_after_ms,
                 ..small_options(&mut rng)
             },
             workload: workload(&mut rng),

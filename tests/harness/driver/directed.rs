@@ -1,5 +1,5 @@
 //! Trials for breaks that random runs meet too rarely: a bit that rots at rest, a read that is very slow, a sharer that
-//! leaves just before a cut, a proof of which one record is lost, a rollback beside a write.
+//! leaves just before a cut, a proof of which one record is lost, a rollback beside a write, a punch that is very slow.
 //!
 //! Owns these schedules. Each is right by itself and goes wrong when one rule is broken.
 
@@ -153,6 +153,32 @@ pub fn late_write_to_a_freed_block(seed: u64) -> Check<Stats> {
             Ok(Stats { recoveries: 1, ..Stats::default() })
         }
         other => Err(Violation(format!("a late write landed in another volume: {other:?}"))),
+    }
+}
+
+/// A trim's punch hangs in the disk while a volume asks for a block and writes. When it has happened at last, what was
+/// written must be there.
+///
+/// # Errors
+/// If it is gone.
+pub fn late_punch_of_a_trim(seed: u64) -> Check<Stats> {
+    let mut pool = HandPool::new(&RunConfig::quiet(seed))?;
+    let volume = pool.create(0)?;
+    pool.rest();
+    let trim = pool.submit(Request::Trim { first_block: 0 });
+    let late = pool.hold_next(|operation| matches!(operation, Operation::Punch { .. }))?;
+    let write = pool.submit(Request::Write { volume, offset_bytes: 0, bytes: content(1), fua: false });
+    pool.rest();
+    pool.carry_out(late);
+    pool.rest();
+    for id in [trim, write] {
+        pool.reply(id)?.map_err(|error| Violation(format!("a request failed: {error}")))?;
+    }
+    match pool.ask(Request::Read { volume, offset_bytes: 0, length_bytes: PAGE_BYTES })? {
+        Outcome::Data(segments) if is_content(&segments, 1) => {
+            Ok(Stats { recoveries: 1, ..Stats::default() })
+        }
+        other => Err(Violation(format!("a trim took what had been written: {other:?}"))),
     }
 }
 

@@ -20,7 +20,7 @@ mod shrink;
 pub use campaign::{Campaign, Failure, Stats, guarded, multiplier, only_seed};
 pub use config::RunConfig;
 pub use directed::{
-    cut_before_the_last_sharer_left, late_write_to_a_freed_block, one_witness_is_lost,
+    cut_before_the_last_sharer_left, late_punch_of_a_trim, late_write_to_a_freed_block, one_witness_is_lost,
     rollback_beside_a_slow_write, run_with_rot, slow_read_of_a_former_owner,
 };
 pub use examine::{Examination, reopen};

@@ -35,6 +35,7 @@ impl Model {
             Op::Release(volume) => self.issue_release(*volume)?,
             Op::Collapse(volume) => self.issue_collapse(*volume)?,
             Op::Checkpoint => (Asked::Checkpoint, Request::Checkpoint),
+            Op::Trim(first_block) => (Asked::Trim, Request::Trim { first_block: *first_block }),
             Op::Extend(data_blocks) => (Asked::Extend, Request::Extend { data_blocks: *data_blocks }),
             Op::Configure(selector) => (Asked::Configure, configure(*selector)),
             // Not the pool's affair.
@@ -116,7 +117,13 @@ impl Model {
         let (offset_bytes, length_bytes) = self.clamp(volume, span);
         let (_, record) = self.new_write(issued, fua);
         self.add_change(volume, offset_bytes..offset_bytes + length_bytes, None, record);
-        let request = Request::WriteZeroes { volume: id, offset_bytes, length_bytes, keep_allocated, fua };
+        // Zeros come by a write as well: where the pool looks for them they become holes.
+        let request = if keep_allocated && issued.is_multiple_of(2) {
+            let bytes = vec![0; length_bytes as usize].into();
+            Request::Write { volume: id, offset_bytes, bytes, fua }
+        } else {
+            Request::WriteZeroes { volume: id, offset_bytes, length_bytes, keep_allocated, fua }
+        };
         Some((Asked::Change { volume, record }, request))
     }
 

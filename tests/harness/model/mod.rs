@@ -132,6 +132,7 @@ enum Asked {
     Collapse { volume: Key },
     Flush,
     Checkpoint,
+    Trim,
     Extend,
     Configure,
     Close,

@@ -61,7 +61,10 @@ impl Model {
                 self.flushed = self.flushed.max(pending.issued);
                 Ok(())
             }
-            (Asked::Collapse { .. } | Asked::Checkpoint | Asked::Extend | Asked::Configure, _) => Ok(()),
+            (
+                Asked::Collapse { .. } | Asked::Checkpoint | Asked::Trim | Asked::Extend | Asked::Configure,
+                _,
+            ) => Ok(()),
             (_, outcome) => Err(Violation(format!("a reply that does not fit: {outcome:?}"))),
         }
     }
@@ -198,8 +201,10 @@ impl Model {
 
     fn is_excused(&self, pending: &Pending, error: &Error) -> bool {
         let what = &pending.what;
-        let takes_space =
-            !matches!(what, Asked::Read { .. } | Asked::Flush | Asked::Checkpoint | Asked::Close);
+        let takes_space = !matches!(
+            what,
+            Asked::Read { .. } | Asked::Flush | Asked::Checkpoint | Asked::Trim | Asked::Close
+        );
         match self.tolerance {
             Tolerance::Faults | Tolerance::WrongData => return true,
             Tolerance::Space
