@@ -24,8 +24,8 @@ pub enum Canary {
     SectorPunchUnproven,
     /// H3: discarded sectors are punched although somebody writes them.
     SectorPunchUnlocked,
-    /// H3: discarded sectors are punched without another look at what is mapped.
-    SectorPunchUnseen,
+    /// H3, L4: discarded sectors that were mapped again are punched when they are found unmapped, proven or not.
+    SectorPunchStale,
     /// H3: a block is given out while it is being written ahead.
     WriteAheadRacesWrite,
     /// H4: a flush that arrives while a sync runs is answered by that sync.
@@ -106,7 +106,7 @@ impl Canary {
         Self::TrimRacesWrite,
         Self::SectorPunchUnproven,
         Self::SectorPunchUnlocked,
-        Self::SectorPunchUnseen,
+        Self::SectorPunchStale,
         Self::WriteAheadRacesWrite,
         Self::FlushSharesRunningSync,
         Self::RecordChecksumIgnored,

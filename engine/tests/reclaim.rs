@@ -5,7 +5,7 @@
 use vellum_engine::Pool;
 use vellum_engine::error::{ErrorKind, Result};
 use vellum_engine::options::{CreateOptions, OpenOptions};
-use vellum_engine::request::{NewVolume, Outcome, Request, Trimmed};
+use vellum_engine::request::{NewVolume, Outcome, PropertiesChange, Request, Trimmed};
 use vellum_engine::settings::{DiscardPolicy, Settings};
 use vellum_engine::storage::{Completion, Disk, DiskError, FileDisk, MemoryDisk, Operation, Ticket};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
@@ -109,6 +109,19 @@ fn what_was_written_again_or_is_shared_is_not_punched() {
     assert_eq!(pool.data_disk().counters().since(&before).punches, 0);
     assert_eq!(pool.read(snapshot, 0, SECTOR_BYTES).unwrap(), [7; SECTOR_BYTES as usize]);
     assert_eq!(pool.read(volume, 0, SECTOR_BYTES).unwrap(), [0; SECTOR_BYTES as usize]);
+}
+
+#[test]
+fn a_volume_with_a_reservation_keeps_its_discarded_sectors() {
+    let (mut pool, volume) = pool_in_memory();
+    fill(&mut pool, volume, 2);
+    let change = PropertiesChange { reservation_bytes: Some(4 * BLOCK_BYTES), ..PropertiesChange::default() };
+    pool.request(Request::SetProperties { volume, change: Box::new(change) }).unwrap();
+    rest(&mut pool);
+    let before = pool.data_disk().counters();
+    discard(&mut pool, volume, 0, SECTOR_BYTES);
+    rest(&mut pool);
+    assert_eq!(pool.data_disk().counters().since(&before).punches, 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use common::{empty_pool, new_volume, open_options};
 use std::collections::BTreeMap;
 use vellum_engine::error::ErrorKind;
 use vellum_engine::options::OpenOptions;
-use vellum_engine::request::{Outcome, PropertiesChange, Reply, Request, RequestId};
+use vellum_engine::request::{Outcome, PropertiesChange, Reply, Request, RequestId, Segment};
 use vellum_engine::settings::Settings;
 use vellum_engine::storage::{Completion, Disk, DiskError, HostRoom, MemoryDisk, Operation, Ticket};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
@@ -22,6 +22,8 @@ struct Driven {
     next: u64,
     now_ms: u64,
     host_blocks: u64,
+    /// How far the metadata file may reach.
+    metadata_bytes: u64,
     /// Data writes are refused for want of room.
     refuses_writes: bool,
     room: Option<HostRoom>,
@@ -34,7 +36,18 @@ impl Driven {
         let core = vellum_engine::open(&mut data, &mut metadata, &options).unwrap();
         let (host_blocks, room) = (u64::MAX, None);
         let answers = BTreeMap::new();
-        Self { core, data, metadata, answers, next: 0, now_ms: 0, host_blocks, refuses_writes: false, room }
+        Self {
+            core,
+            data,
+            metadata,
+            answers,
+            next: 0,
+            now_ms: 0,
+            host_blocks,
+            metadata_bytes: u64::MAX,
+            refuses_writes: false,
+            room,
+        }
     }
 
     /// Asks without waiting for the answer.
@@ -82,6 +95,9 @@ impl Driven {
 
     fn perform(&mut self, side: Side, ticket: Ticket, operation: Operation) -> Completion {
         let is_refused = match &operation {
+            Operation::Allocate { offset_bytes, length_bytes } if side == Side::Metadata => {
+                offset_bytes + length_bytes > self.metadata_bytes
+            }
             _ if side == Side::Metadata => false,
             Operation::Allocate { offset_bytes, length_bytes } => {
                 offset_bytes + length_bytes > self.host_blocks.saturating_mul(BLOCK_BYTES)
@@ -385,4 +401,45 @@ fn a_write_of_a_part_that_waited_merges_with_what_is_there_then() {
         .collect();
     let count = |byte: u8| bytes.iter().filter(|other| **other == byte).count();
     assert_eq!((count(8), count(9), count(1)), (100, 100, SECTOR_BYTES as usize - 200));
+}
+
+/// Mappings of so much of a volume stand in one page.
+const WINDOW_BYTES: u64 = 64 << 30;
+
+#[test]
+fn zeros_that_would_be_holes_wait_for_metadata_as_other_writes_do() {
+    let mut pool = Driven::new(4096);
+    let new = Request::CreateVolume { new: new_volume("disk"), size_bytes: 1 << 50 };
+    let Outcome::Created(made) = pool.now(new).unwrap() else { panic!("nothing was made") };
+    let volume = made[0];
+    pool.configure(|settings| settings.detect_zeros = true);
+    let sector = |window: u64, byte| Request::Write {
+        volume,
+        offset_bytes: window * WINDOW_BYTES,
+        bytes: vec![byte; SECTOR_BYTES as usize].into(),
+        fua: false,
+    };
+    let written = 300;
+    (0..written).for_each(|window| drop(pool.now(sector(window, 7)).unwrap()));
+    // Every page is shared from now on: clearing in one takes a new page, as writing does.
+    pool.now(Request::Snapshot { cuts: vec![(volume, new_volume("disk@s"))] }).unwrap();
+    pool.metadata_bytes = pool.metadata.size_bytes();
+    let first_waiting = (written..).find_map(|window| {
+        let id = pool.ask(sector(window, 7));
+        pool.answer(id).is_none().then_some(id)
+    });
+    let zeros = pool.ask(sector(0, 0));
+    assert!(pool.answer(zeros).is_none(), "it waits");
+    let status = pool.core.status().stall;
+    assert_eq!((status.writes, status.shortage), (2, Some(Shortage::Metadata)));
+    pool.metadata_bytes = u64::MAX;
+    pool.pass(2000);
+    pool.answer(first_waiting.unwrap()).unwrap().unwrap();
+    pool.answer(zeros).unwrap().unwrap();
+    let read = Request::Read { volume, offset_bytes: 0, length_bytes: SECTOR_BYTES };
+    let Ok(Outcome::Data(segments)) = pool.now(read) else { panic!("it can be read") };
+    assert!(segments.iter().all(|segment| match segment {
+        Segment::Bytes(bytes) => bytes.iter().all(|byte| *byte == 0),
+        _ => true,
+    }));
 }

@@ -9,9 +9,10 @@ use std::time::Instant;
 use vellum_engine::canary::{self, Canary};
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
-    FaultCase, RunConfig, Stats, cut_before_the_last_sharer_left, full_metadata, guarded, late_hosts,
-    late_punch_of_a_trim, late_write_to_a_freed_block, one_witness_is_lost, rollback_beside_a_slow_write,
-    run, run_with_fault, run_with_rot, slow_read_of_a_former_owner,
+    FaultCase, RunConfig, Stats, cut_before_the_last_sharer_left, discard_outlived_by_what_was_written,
+    full_metadata, guarded, late_hosts, late_punch_of_a_freed_block, late_punch_of_a_trim,
+    late_write_to_a_freed_block, one_witness_is_lost, rollback_beside_a_slow_write, run, run_with_fault,
+    run_with_rot, slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::rng::Rng;
@@ -19,13 +20,13 @@ use vellum_tests::sim_disk::{Fault, OperationKind};
 
 /// Seeds within which a canary must be found.
 const SEEDS: u64 = 600;
-/// The last trial of a seed: one run that is cut, seven directed ones, the others with a fault.
-const LAST_TRIAL: u64 = 14;
+/// The last trial of a seed: one run that is cut, nine directed ones, the others with a fault.
+const LAST_TRIAL: u64 = 16;
 /// A pool that is made smaller; for the rules of that.
-const SHRINK_TRIAL: u64 = 15;
+const SHRINK_TRIAL: u64 = 17;
 /// Hosts that are full; for the rules of room.
-const LATE_HOSTS_TRIAL: u64 = 16;
-const FULL_METADATA_TRIAL: u64 = 17;
+const LATE_HOSTS_TRIAL: u64 = 18;
+const FULL_METADATA_TRIAL: u64 = 19;
 
 /// How a canary came to its end.
 struct Finding {
@@ -100,6 +101,8 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         5 => return late_write_to_a_freed_block(seed),
         6 => return rollback_beside_a_slow_write(seed),
         7 => return late_punch_of_a_trim(seed),
+        8 => return discard_outlived_by_what_was_written(seed),
+        9 => return late_punch_of_a_freed_block(seed),
         SHRINK_TRIAL => {
             return crate::shrink_pool::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
         }

@@ -6,9 +6,10 @@
 
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
-    Campaign, FaultCase, RunConfig, Stats, count_operations, cut_before_the_last_sharer_left, full_metadata,
-    guarded, late_hosts, late_punch_of_a_trim, late_write_to_a_freed_block, multiplier, one_witness_is_lost,
-    only_seed, rollback_beside_a_slow_write, run_with_fault, run_with_fault_in_recovery, run_with_rot,
+    Campaign, FaultCase, RunConfig, Stats, count_operations, cut_before_the_last_sharer_left,
+    discard_outlived_by_what_was_written, full_metadata, guarded, late_hosts, late_punch_of_a_freed_block,
+    late_punch_of_a_trim, late_write_to_a_freed_block, multiplier, one_witness_is_lost, only_seed,
+    rollback_beside_a_slow_write, run_with_fault, run_with_fault_in_recovery, run_with_rot,
     slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
@@ -128,6 +129,12 @@ fn a_metadata_file_that_cannot_grow_is_never_too_full_for_a_checkpoint() {
 #[test]
 fn a_late_punch_takes_nothing_away() {
     directed(late_punch_of_a_trim);
+    directed(late_punch_of_a_freed_block);
+}
+
+#[test]
+fn an_old_discard_takes_nothing_that_was_written_since() {
+    directed(discard_outlived_by_what_was_written);
 }
 
 fn directed(schedule: fn(u64) -> Check<Stats>) {

@@ -150,6 +150,11 @@ impl Core {
         self.closing && self.requests.len() <= 1
     }
 
+    /// Whether the closing was answered: from now on the files are somebody else's.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closing && self.requests.is_empty()
+    }
+
     /// Closing waits until nothing else is being carried out.
     fn closes_now(&self) -> bool {
         let quiet = self.jobs.is_empty() && self.gathers.is_empty() && self.page_loads.is_empty();

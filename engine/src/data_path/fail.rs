@@ -24,7 +24,7 @@ impl Core {
             Task::Control(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extend(task) => self.extension_over(task.key, Err(error.clone())),
             Task::Shrink(task) => self.fail_shrink(&task, error),
-            Task::PunchSectors(_) => self.punch.sectors.give_up_looking(),
+            Task::PunchSectors(block) => self.punch.sectors.give_up_looking(block),
             Task::Trim(task) => self.part_done(task.key, Err(error.clone())),
             Task::CountOwn(volume) => self.own_walk_ends(volume),
         }
@@ -94,6 +94,7 @@ impl Core {
             match event {
                 Event::BlockFreed(block) => {
                     self.rates.block_freed();
+                    self.punch.sectors.freed(block);
                     self.space.free(number, block);
                 }
                 Event::BlockExclusive(block) => self.unproven.become_exclusive(number, block),

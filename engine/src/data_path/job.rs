@@ -246,6 +246,7 @@ impl Core {
         }
         if let Delta::Publish { data_block, sectors, .. } = &delta {
             self.unproven.publish(self.commit.next_number(), *data_block, *sectors);
+            self.punch.sectors.mapped(*data_block, *sectors);
         }
         let number = self.commit.push(delta, then);
         self.take_events(number);

@@ -133,7 +133,7 @@ pub enum Task {
     /// Make a volume smaller, a slice of its tail at a time.
     Shrink(shrink::ShrinkTask),
     /// Punch discarded sectors of a block.
-    PunchSectors(sector_punch::SectorPunchTask),
+    PunchSectors(DataBlock),
     /// Punch the free blocks of a part of the pool.
     Trim(trim::TrimTask),
     /// Count the blocks that a volume has alone, some at a time.

@@ -8,6 +8,7 @@ use super::operations::Pending;
 use super::sector_punch::SectorPunches;
 use super::trim::TrimTask;
 use super::{Core, Side};
+use crate::error::{Error, ErrorKind};
 use crate::settings::DiscardPolicy;
 use crate::storage::{DiskError, Operation};
 use crate::units::{BLOCK_BYTES, DataBlock};
@@ -22,6 +23,8 @@ const BUSY_BLOCKS_MIN: u64 = 16;
 const LONG_MS: u64 = 1;
 /// While somebody uses the pool, punches rest so many times as long as they take.
 const REST_FACTOR: u64 = 9;
+/// Short punches without a rest between them, while somebody uses the pool.
+const PUNCHES_A_REST: u64 = 16;
 /// Somebody used the pool within this time: he uses it still, in milliseconds.
 const BUSY_MS: u64 = 100;
 /// With the policy `lazy` the pool must have given out no block for so many times as long.
@@ -37,6 +40,8 @@ pub struct PunchState {
     running_ms: Option<u64>,
     /// How many blocks a punch takes while somebody uses the pool.
     busy_blocks: u64,
+    /// Blocks and punches since the last rest.
+    since_rest: (u64, u64),
     /// No punch before this time, while somebody uses the pool.
     rests_until_ms: u64,
     /// When a block was given out for the last time.
@@ -61,6 +66,7 @@ impl Default for PunchState {
         Self {
             running_ms: None,
             busy_blocks: BUSY_BLOCKS_MIN,
+            since_rest: (0, 0),
             rests_until_ms: 0,
             taken_ms: None,
             asked_ms: None,
@@ -116,14 +122,21 @@ impl PunchState {
         self.running_ms = Some(now_ms);
     }
 
-    /// It is over. The next one is as long as this one was quick, and comes after a rest.
-    fn end(&mut self, now_ms: u64, rest_ms: u64) {
+    /// It is over. The next one is as long as this one was quick, if that says anything; behind long ones and behind
+    /// several short ones there is a rest.
+    fn end(&mut self, now_ms: u64, blocks: u64, rest_ms: u64) {
         let took_ms = self.running_ms.take().map_or(0, |since| now_ms.saturating_sub(since));
-        self.busy_blocks = match took_ms {
-            0..=LONG_MS => (self.busy_blocks * 2).min(BLOCKS_MAX),
-            _ => (self.busy_blocks / 2).max(BUSY_BLOCKS_MIN),
-        };
-        self.rests_until_ms = now_ms + rest_ms.max(took_ms * REST_FACTOR);
+        let is_full = blocks >= self.busy_blocks;
+        self.since_rest = (self.since_rest.0 + blocks, self.since_rest.1 + 1);
+        if took_ms > LONG_MS || self.since_rest.0 >= self.busy_blocks || self.since_rest.1 >= PUNCHES_A_REST {
+            self.rests_until_ms = now_ms + rest_ms.max(took_ms * REST_FACTOR);
+            self.since_rest = (0, 0);
+        }
+        if took_ms > LONG_MS {
+            self.busy_blocks = (self.busy_blocks / 2).max(BUSY_BLOCKS_MIN);
+        } else if is_full {
+            self.busy_blocks = (self.busy_blocks * 2).min(BLOCKS_MAX);
+        }
     }
 }
 
@@ -139,7 +152,16 @@ impl Core {
         if !self.punch.is_quiet() {
             return;
         }
+        if self.closing {
+            let error =
+                Error::new(ErrorKind::Busy, "the pool is being closed; what is left is free all the same");
+            self.fail_trims(&error);
+        }
         let is_busy = self.is_busy();
+        if !is_busy {
+            // How long one takes says nothing about how long it takes beside others.
+            self.punch.busy_blocks = BUSY_BLOCKS_MIN;
+        }
         let most = if is_busy { self.punch.busy_blocks } else { BLOCKS_MAX };
         if self.has_trim() && (!self.has_other_requests() || self.has_rested()) {
             return self.start_trim_punch(most);
@@ -254,22 +276,23 @@ impl Core {
         for_trim: bool,
         result: Result<(), DiskError>,
     ) {
-        self.punch_ends(result);
+        self.punch_ends(blocks, result);
         if for_trim {
             self.space.trimmed(first, blocks);
             self.trim_goes_on(blocks, result);
         } else {
-            self.space.punched(first, blocks, result.is_ok());
+            // One that failed may have punched a part.
+            self.space.punched(first, blocks, result != Err(DiskError::Unsupported));
         }
         self.wake_reservations();
     }
 
-    /// A punch is over, of blocks or of sectors.
-    pub(super) fn punch_ends(&mut self, result: Result<(), DiskError>) {
+    /// A punch is over, of so many blocks, or of sectors of one.
+    pub(super) fn punch_ends(&mut self, blocks: u64, result: Result<(), DiskError>) {
         self.commit.data_changed();
         self.slab.ask_again();
         self.stall.ask_host_again();
-        self.punch.end(self.now_ms, self.options.punch_rest_ms);
+        self.punch.end(self.now_ms, blocks, self.options.punch_rest_ms);
         self.punch.is_unsupported |= result == Err(DiskError::Unsupported);
         self.punch.has_failed |= result.is_err();
     }
@@ -282,13 +305,18 @@ mod tests {
     #[test]
     fn a_slow_punch_is_followed_by_a_long_rest_and_a_shorter_one() {
         let mut punch = PunchState::default();
-        for _ in 0..3 {
-            punch.begin(10);
-            punch.end(10, 20);
+        let mut end = |begun_ms, now_ms, blocks| {
+            punch.begin(begun_ms);
+            punch.end(now_ms, blocks, 20);
+            (punch.busy_blocks, punch.rests_until_ms)
+        };
+        assert_eq!(end(10, 10, BUSY_BLOCKS_MIN), (2 * BUSY_BLOCKS_MIN, 30));
+        assert_eq!(end(30, 30, 2 * BUSY_BLOCKS_MIN), (4 * BUSY_BLOCKS_MIN, 50));
+        assert_eq!(end(100, 110, 1), (2 * BUSY_BLOCKS_MIN, 200));
+        // Short ones say nothing, and rest together.
+        for _ in 1..PUNCHES_A_REST {
+            assert_eq!(end(300, 300, 1), (2 * BUSY_BLOCKS_MIN, 200));
         }
-        assert_eq!((punch.busy_blocks, punch.rests_until_ms), (8 * BUSY_BLOCKS_MIN, 30));
-        punch.begin(100);
-        punch.end(110, 20);
-        assert_eq!((punch.busy_blocks, punch.rests_until_ms), (4 * BUSY_BLOCKS_MIN, 200));
+        assert_eq!(end(300, 300, 1), (2 * BUSY_BLOCKS_MIN, 320));
     }
 }

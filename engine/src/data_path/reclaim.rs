@@ -83,7 +83,7 @@ impl GrowthState {
 impl Core {
     /// Starts what is due.
     pub(super) fn run_reclaim(&mut self) {
-        if self.failure.is_some() {
+        if self.failure.is_some() || self.is_closed() {
             return;
         }
         self.run_punches();

@@ -163,9 +163,11 @@ impl Core {
             return self.waiting_for_room.push_back(task);
         }
         self.room.refused = true;
-        if let Task::Write(task) = task {
-            return self.stall(task, Shortage::Metadata);
-        }
+        let task = match task {
+            Task::Write(task) => return self.stall(task, Shortage::Metadata),
+            Task::Clear(task) if task.is_write => return self.stall(task.into_write(), Shortage::Metadata),
+            other => other,
+        };
         // The next one asks the host again.
         self.growth.ask_again();
         let error = self.no_space_error(Shortage::Metadata);

@@ -9,7 +9,7 @@ use crate::metadata::counts::Counts;
 use crate::units::{DataBlock, VolumeId};
 use bitvec::prelude::{BitVec as Bits, Lsb0};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 type BitVec = Bits<u64, Lsb0>;
 
@@ -30,7 +30,10 @@ pub struct Space {
     pins: FxHashMap<DataBlock, Vec<(VolumeId, u32)>>,
     /// Free but for a pin.
     pinned_free: FxHashSet<DataBlock>,
-    to_punch: BTreeSet<u64>,
+    /// Free and allocated, to be punched.
+    queued: BitVec,
+    /// No queued block comes before this one.
+    queued_from: usize,
     recycle_blocks: u64,
     /// Free blocks that stay allocated for reservations.
     reserved_blocks: u64,
@@ -64,7 +67,8 @@ impl Space {
         let none = BitVec::repeat(false, holes.len());
         Self {
             fresh: none.clone(),
-            recycled: none,
+            recycled: none.clone(),
+            queued: none,
             holes,
             counts,
             cursor: 0,
@@ -72,7 +76,7 @@ impl Space {
             freed: VecDeque::new(),
             pins: FxHashMap::default(),
             pinned_free: FxHashSet::default(),
-            to_punch: BTreeSet::new(),
+            queued_from: 0,
             recycle_blocks,
             reserved_blocks: 0,
         }
@@ -88,19 +92,19 @@ impl Space {
         let old = self.holes.len() as u64;
         self.fresh.resize(blocks as usize, false);
         self.recycled.resize(blocks as usize, false);
+        self.queued.resize(blocks as usize, false);
         self.holes.resize(blocks as usize, true);
         self.counts.holes += blocks - old;
     }
 
     /// How many blocks are in which state.
     pub fn counts(&self) -> SpaceCounts {
-        let waiting = (self.freed.len() + self.pinned_free.len()) as u64;
-        SpaceCounts { waiting, queued: self.to_punch.len() as u64, ..self.counts }
+        SpaceCounts { waiting: (self.freed.len() + self.pinned_free.len()) as u64, ..self.counts }
     }
 
     /// Blocks that can be given out now.
     pub fn ready(&self) -> u64 {
-        self.kept() + self.to_punch.len() as u64
+        self.kept() + self.counts.queued
     }
 
     /// Free blocks that the host holds for the next writes.
@@ -125,7 +129,7 @@ impl Space {
 
     /// Queued blocks that may be punched.
     fn punchable(&self) -> u64 {
-        self.spare().min(self.to_punch.len() as u64)
+        self.spare().min(self.counts.queued)
     }
 
     /// Whether freed blocks are on their way, so that something happens also if the host gives nothing.
@@ -149,7 +153,8 @@ impl Space {
             self.counts.recycled -= 1;
             return Some(DataBlock(block as u64));
         }
-        if let Some(block) = self.to_punch.pop_first() {
+        if let Some(block) = self.first_queued() {
+            self.unqueue(block, 1);
             return Some(DataBlock(block));
         }
         let behind = self.fresh[self.cursor..].first_one().map(|i| i + self.cursor);
@@ -216,7 +221,7 @@ impl Space {
         } else if self.counts.recycled < self.recycle_blocks.max(self.reserved_blocks) {
             self.recycle(block, 1);
         } else {
-            self.to_punch.insert(block.0);
+            self.queue(block.0);
         }
     }
 
@@ -278,33 +283,56 @@ impl Space {
     /// Queues kept blocks to be punched until only `keep` are left, or what reservations need; at most `most` of them.
     /// Written ones stay longest.
     pub fn retire(&mut self, keep: u64, most: u64) {
-        let excess = self.kept().saturating_sub(keep.max(self.reserved_blocks)).min(most) as usize;
-        let fresh: Vec<usize> = self.fresh.iter_ones().take(excess).collect();
-        let written_left = self.counts.recycled as usize;
-        let rest = (excess - fresh.len()).min(written_left);
-        let recycled: Vec<usize> = self.recycled.iter_ones().skip(written_left - rest).collect();
+        let excess = self.kept().saturating_sub(keep.max(self.reserved_blocks)).min(most);
+        let fresh_count = excess.min(self.counts.fresh);
+        let fresh: Vec<usize> = self.fresh.iter_ones().take(fresh_count as usize).collect();
+        let recycled: Vec<usize> =
+            self.recycled.iter_ones().rev().take((excess - fresh_count) as usize).collect();
         self.counts.fresh -= fresh.len() as u64;
         self.counts.recycled -= recycled.len() as u64;
         fresh.iter().for_each(|block| self.fresh.set(*block, false));
         recycled.iter().for_each(|block| self.recycled.set(*block, false));
-        self.to_punch.extend(fresh.into_iter().chain(recycled).map(|block| block as u64));
+        fresh.into_iter().chain(recycled).for_each(|block| self.queue(block as u64));
+    }
+
+    fn queue(&mut self, block: u64) {
+        self.queued_from = self.queued_from.min(block as usize);
+        self.queued.set(block as usize, true);
+        self.counts.queued += 1;
+    }
+
+    fn first_queued(&self) -> Option<u64> {
+        if self.counts.queued == 0 {
+            return None;
+        }
+        self.queued[self.queued_from..].first_one().map(|block| (self.queued_from + block) as u64)
+    }
+
+    /// Takes a run of queued blocks out, the first of all.
+    fn unqueue(&mut self, first: u64, blocks: u64) {
+        let range = first as usize..(first + blocks) as usize;
+        self.queued_from = range.end;
+        self.queued[range].fill(false);
+        self.counts.queued -= blocks;
     }
 
     /// Nothing is punched any more: what was queued is kept.
     pub fn keep_queued(&mut self) {
-        for block in std::mem::take(&mut self.to_punch) {
-            self.recycle(DataBlock(block), 1);
+        if self.counts.queued == 0 {
+            return;
         }
+        let words = self.recycled.as_raw_mut_slice().iter_mut().zip(self.queued.as_raw_mut_slice());
+        words.for_each(|(recycled, queued)| *recycled |= std::mem::take(queued));
+        self.recycled_from = self.recycled_from.min(self.queued_from);
+        self.counts.recycled += std::mem::take(&mut self.counts.queued);
     }
 
     /// The next run of queued blocks, at most `most` long, taken out to be punched.
     pub fn take_punch(&mut self, most: u64) -> Option<(DataBlock, u64)> {
         let most = most.min(self.punchable());
-        let first = if most > 0 { self.to_punch.pop_first()? } else { return None };
-        let mut blocks = 1;
-        while blocks < most && self.to_punch.remove(&(first + blocks)) {
-            blocks += 1;
-        }
+        let first = self.first_queued().filter(|_| most > 0)?;
+        let blocks = most.min(self.queued[first as usize..].leading_ones() as u64);
+        self.unqueue(first, blocks);
         self.counts.punching += blocks;
         if canary::broken(Canary::PunchRacesRewrite) {
             self.return_holes(DataBlock(first), blocks);
@@ -335,7 +363,7 @@ impl Space {
 
     fn is_free(&self, block: u64) -> bool {
         let index = block as usize;
-        self.is_hole(block) || self.fresh[index] || self.recycled[index] || self.to_punch.contains(&block)
+        self.is_hole(block) || self.fresh[index] || self.recycled[index] || self.queued[index]
     }
 
     /// Takes a free block out of what can be given out or made ready, if it is one and nobody has it reserved.
@@ -350,17 +378,17 @@ impl Space {
         }
         self.counts.fresh -= u64::from(self.fresh.replace(index, false));
         self.counts.recycled -= u64::from(self.recycled.replace(index, false));
-        self.to_punch.remove(&block);
+        self.counts.queued -= u64::from(self.queued.replace(index, false));
         true
     }
 
-    /// A punch of queued blocks completed. If it failed they are still allocated, and as free as before.
-    pub fn punched(&mut self, first: DataBlock, blocks: u64, done: bool) {
+    /// A punch of queued blocks completed: they are holes, if it failed half way too, or all still allocated.
+    pub fn punched(&mut self, first: DataBlock, blocks: u64, are_holes: bool) {
         self.counts.punching -= blocks;
         if canary::broken(Canary::PunchRacesRewrite) {
             return;
         }
-        if done {
+        if are_holes {
             self.return_holes(first, blocks);
         } else {
             self.recycle(first, blocks);

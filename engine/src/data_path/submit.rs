@@ -169,7 +169,7 @@ impl Core {
     }
 
     /// Clears whole sectors: blocks that are cut by slices of sectors, the blocks between in one range.
-    pub(super) fn start_clears(&mut self, key: Key, volume: VolumeId, mut from: u64, to: u64) {
+    fn start_clears(&mut self, key: Key, volume: VolumeId, mut from: u64, to: u64) {
         while from < to {
             let block = VirtualBlock::containing(from);
             if from.is_multiple_of(BLOCK_BYTES) && to - from >= BLOCK_BYTES {
@@ -181,7 +181,7 @@ impl Core {
                 let end = to.min((block.0 + 1) * BLOCK_BYTES);
                 let first = (from - block.offset_bytes()) / SECTOR_BYTES;
                 let sectors = SectorMask::range(first as u32, ((end - from) / SECTOR_BYTES) as u32);
-                let task = unmap::ClearTask { key, volume, virtual_block: block, sectors };
+                let task = unmap::ClearTask { key, volume, virtual_block: block, sectors, is_write: false };
                 self.start_part(key, Task::Clear(task));
                 from = end;
             }

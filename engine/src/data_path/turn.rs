@@ -65,7 +65,7 @@ impl Core {
                 (Task::Control(task), None) => self.control(task),
                 (Task::Extend(task), None) => self.extend(task),
                 (Task::Shrink(task), None) => self.shrink(task),
-                (Task::PunchSectors(task), None) => self.punch_sectors(task),
+                (Task::PunchSectors(block), None) => self.punch_sectors(block),
                 (Task::Trim(task), None) => self.trim(task),
                 (Task::CountOwn(volume), None) => self.count_own(volume),
             }

@@ -6,9 +6,9 @@
 use super::room::Room;
 use super::{Core, Key, Task, Then};
 use crate::error::{Error, Place};
-use crate::format::{Delta, Mapping, VolumeState};
-use crate::metadata::Fault;
+use crate::format::{Delta, VolumeState};
 use crate::metadata::tree::{LAST_KEY, Root};
+use crate::metadata::{Fault, Found};
 use crate::units::{SectorMask, VirtualBlock, VolumeId};
 use std::ops::ControlFlow;
 
@@ -18,6 +18,8 @@ pub struct ClearTask {
     pub volume: VolumeId,
     pub virtual_block: VirtualBlock,
     pub sectors: SectorMask,
+    /// Somebody writes zeros there: it gets the room of a write, and waits for more as a write does.
+    pub is_write: bool,
 }
 
 /// A range of blocks that shall not be mapped.
@@ -56,27 +58,28 @@ impl Core {
         if !self.locks.lock(place, task.sectors) {
             return self.locks.wait(place, Task::Clear(task));
         }
-        match found.mapping.filter(|mapping| mapping.visible().overlaps(task.sectors)) {
-            Some(mapping) => self.clear_mapped(task, &mapping, needed),
-            None => {
-                self.nothing_to_do(task.key);
-                self.unlock(place, task.sectors);
-            }
+        if found.mapping.is_some_and(|mapping| mapping.visible().overlaps(task.sectors)) {
+            self.clear_mapped(task, &found, needed);
+        } else {
+            self.nothing_to_do(task.key);
+            self.unlock(place, task.sectors);
         }
     }
 
-    fn clear_mapped(&mut self, task: ClearTask, mapping: &Mapping, needed: Room) {
-        let ClearTask { key, volume, virtual_block, sectors } = task;
-        if !self.admit_unmap(needed) {
+    fn clear_mapped(&mut self, task: ClearTask, found: &Found, needed: Room) {
+        let ClearTask { key, volume, virtual_block, sectors, is_write } = task;
+        let has_room = if is_write { self.admit(needed) } else { self.admit_unmap(needed) };
+        if !has_room {
             self.unlock((volume, virtual_block), sectors);
             return self.wait_for_room(Task::Clear(task));
         }
+        let left = self.left_behind(volume, found, sectors);
         let delta = Delta::Clear { volume, virtual_block, sectors };
         match self.apply(&delta) {
             Ok(()) => {
                 self.settle(needed);
                 self.append(delta, Then::Part(key));
-                self.note_discarded((volume, virtual_block), mapping, sectors);
+                self.note_discarded((volume, virtual_block), &left);
             }
             Err(fault) => {
                 self.withdraw(needed);

@@ -1,10 +1,14 @@
 //! Zero detection: whole sectors of zeros that somebody writes become holes, if the pool is set to do so.
 //!
 //! Owns the cut of a write into runs of zeros, which are cleared, and runs of data, which are written. Each is a part of the
-//! request, with its own locks; the request is answered when all are done. Zeros that shall stay allocated do not come here.
+//! request, with its own locks; the request is answered when all are done. Clearing takes metadata, and where that is full
+//! the zeros wait as a write. Zeros that shall stay allocated do not come here.
 
-use super::{Core, Key};
-use crate::units::{SECTOR_BYTES, VolumeId};
+use super::unmap::ClearTask;
+use super::write::WriteTask;
+use super::{Core, Key, Task};
+use crate::storage::Buffer;
+use crate::units::{SECTOR_BYTES, SECTORS_PER_BLOCK, SectorMask, VirtualBlock, VolumeId};
 use bytes::Bytes;
 
 /// Bytes that are looked at between two chances to stop.
@@ -29,12 +33,37 @@ impl Core {
     ) {
         for Run { from, to, is_zero } in runs(offset_bytes, bytes) {
             if is_zero {
-                self.start_clears(key, volume, from, to);
+                self.start_zero_sectors(key, volume, from, to);
             } else {
                 let part = bytes.slice((from - offset_bytes) as usize..(to - offset_bytes) as usize);
                 self.start_writes(key, volume, from, &part, false);
             }
         }
+    }
+}
+
+impl Core {
+    /// Block by block, as writes go: a range in slices would not know how to wait for room.
+    fn start_zero_sectors(&mut self, key: Key, volume: VolumeId, mut from: u64, to: u64) {
+        while from < to {
+            let virtual_block = VirtualBlock::containing(from);
+            let first = ((from - virtual_block.offset_bytes()) / SECTOR_BYTES) as u32;
+            let count = (((to - from) / SECTOR_BYTES) as u32).min(SECTORS_PER_BLOCK - first);
+            let sectors = SectorMask::range(first, count);
+            let task = ClearTask { key, volume, virtual_block, sectors, is_write: true };
+            self.start_part(key, Task::Clear(task));
+            from += u64::from(count) * SECTOR_BYTES;
+        }
+    }
+}
+
+impl ClearTask {
+    /// The same as a write of zeros, which can wait for room. What is not mapped needs none.
+    pub fn into_write(self) -> WriteTask {
+        let (first, count) = self.sectors.runs().next().unwrap_or((0, 0));
+        let offset_bytes = self.virtual_block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
+        let zeros = Buffer::zeroed(count as usize * SECTOR_BYTES as usize).freeze();
+        WriteTask::new(self.key, self.volume, offset_bytes, zeros, true)
     }
 }
 

@@ -1,24 +1,23 @@
 //! Trials for breaks that random runs meet too rarely: a bit that rots at rest, a read that is very slow, a sharer that
-//! leaves just before a cut, a proof of which one record is lost, a rollback beside a write, a punch that is very slow.
+//! leaves just before a cut, a proof of which one record is lost, a rollback beside a write, a punch that is very slow, a
+//! discard whose turn comes late.
 //!
 //! Owns these schedules. Each is right by itself and goes wrong when one rule is broken.
 
 use super::faults::judge;
+use super::hand_pool::{HandPool, PAGE_BYTES, content, first_made, is_content, named};
 use super::machine::Machine;
 use super::run::Run;
 use super::{RunConfig, Stats};
-use crate::adapter::Side;
 use crate::model::{Check, End, Violation};
 use crate::rng::Rng;
 use crate::sim_disk::{Order, SimDisk};
 use bytes::Bytes;
-use vellum_engine::Core;
 use vellum_engine::options::OpenOptions;
-use vellum_engine::request::{NewVolume, Outcome, Reply, Request, RequestId, Segment};
-use vellum_engine::storage::{Buffer, Completion, Disk, MemoryDisk, Operation, Ticket};
-use vellum_engine::units::VolumeId;
+use vellum_engine::request::{Outcome, Request};
+use vellum_engine::settings::{DiscardPolicy, Settings};
+use vellum_engine::storage::{Buffer, Completion, Disk, Operation, Ticket};
 
-const PAGE_BYTES: u64 = 4096;
 /// The first page of the metadata file that belongs to a tree.
 const FIRST_TREE_PAGE: u64 = 4;
 
@@ -182,6 +181,82 @@ pub fn late_punch_of_a_trim(seed: u64) -> Check<Stats> {
     }
 }
 
+/// The punch of a freed block hangs in the disk while a volume asks for blocks and writes. When it has happened at last, what
+/// was written must be there.
+///
+/// # Errors
+/// If something is gone.
+pub fn late_punch_of_a_freed_block(seed: u64) -> Check<Stats> {
+    let config = RunConfig::quiet(seed);
+    let hasty = OpenOptions { recycle_blocks: 0, spare_blocks: 0, slab_blocks: 1, ..config.open.clone() };
+    let mut pool = HandPool::with(&config, hasty)?;
+    let volume = pool.create(0)?;
+    pool.write(volume, 1)?;
+    pool.submit(Request::Discard { volume, offset_bytes: 0, length_bytes: 16 * PAGE_BYTES, fua: true });
+    let late = pool.hold_next_in_time(|operation| matches!(operation, Operation::Punch { .. }))?;
+    // More than one: there may be a block ready beside the one that is being punched.
+    let blocks = 1..5;
+    let offset_bytes = |block: u64| block * 16 * PAGE_BYTES;
+    for block in blocks.clone() {
+        pool.submit(Request::Write {
+            volume,
+            offset_bytes: offset_bytes(block),
+            bytes: content(2),
+            fua: false,
+        });
+        pool.rest();
+    }
+    pool.carry_out(late);
+    pool.rest();
+    for block in blocks {
+        let read = Request::Read { volume, offset_bytes: offset_bytes(block), length_bytes: PAGE_BYTES };
+        match pool.ask(read)? {
+            Outcome::Data(segments) if is_content(&segments, 2) => {}
+            other => return Err(Violation(format!("a punch took what had been written: {other:?}"))),
+        }
+    }
+    Ok(Stats { recoveries: 1, ..Stats::default() })
+}
+
+/// A sector is discarded and written again; long afterwards it moves to an upper layer, and before the record of that is
+/// written the old discard's turn comes. Then the power fails: what was flushed must be there.
+///
+/// # Errors
+/// If it was punched.
+pub fn discard_outlived_by_what_was_written(seed: u64) -> Check<Stats> {
+    let config = RunConfig::quiet(seed);
+    let late = OpenOptions { reclaim_after_ms: 100_000, collapse_bytes_per_s: 0, ..OpenOptions::default() };
+    let mut pool = HandPool::with(&config, late)?;
+    let volume = pool.create(0)?;
+    let lazy = Settings { discard: DiscardPolicy::Lazy, ..Settings::default() };
+    pool.ask_soon(Request::Configure { settings: Box::new(lazy) })?;
+    let pages = |pages: u64, byte| Bytes::from(vec![byte; (pages * PAGE_BYTES) as usize]);
+    let write = |bytes, fua| Request::Write { volume, offset_bytes: 0, bytes, fua };
+    pool.ask_soon(write(pages(4, 1), true))?;
+    pool.ask_soon(Request::Discard { volume, offset_bytes: 0, length_bytes: PAGE_BYTES, fua: true })?;
+    pool.ask_soon(write(pages(1, 2), true))?;
+    let cut = Request::Snapshot { cuts: vec![(volume, named("v@s", 2))] };
+    let snapshot = pool.ask_soon(cut).and_then(first_made)?;
+    let beside = Request::Write { volume, offset_bytes: PAGE_BYTES, bytes: pages(1, 3), fua: true };
+    pool.ask_soon(beside)?;
+    pool.ask_soon(Request::Delete { volumes: vec![snapshot], deferred: false })?;
+
+    pool.submit(write(pages(2, 4), false));
+    let data = pool.hold_next(|operation| matches!(operation, Operation::Write { .. }))?;
+    pool.carry_out(data);
+    let _lost = pool.hold_next(|operation| matches!(operation, Operation::Write { .. }))?;
+    pool.now_ms += 100 * 100_000;
+    pool.rest();
+
+    let mut pool = pool.reopened(&config)?;
+    match pool.ask(Request::Read { volume, offset_bytes: 0, length_bytes: PAGE_BYTES })? {
+        Outcome::Data(segments) if is_content(&segments, 2) || is_content(&segments, 4) => {
+            Ok(Stats { recoveries: 1, ..Stats::default() })
+        }
+        other => Err(Violation(format!("an old discard took what was flushed later: {other:?}"))),
+    }
+}
+
 /// The device loses the first record of a proof against its word; then what was proven is overwritten, flushed, and the
 /// process dies. What was flushed is there, or the pool refuses.
 ///
@@ -239,133 +314,5 @@ pub fn rollback_beside_a_slow_write(seed: u64) -> Check<Stats> {
             Ok(Stats { recoveries: 1, ..Stats::default() })
         }
         other => Err(Violation(format!("a rollback left what it took away: {other:?}"))),
-    }
-}
-
-fn named(name: &str, uuid: u8) -> NewVolume {
-    NewVolume { name: name.to_owned(), uuid: [uuid; 16], created_unix_s: 0 }
-}
-
-fn content(byte: u8) -> Bytes {
-    Bytes::from(vec![byte; PAGE_BYTES as usize])
-}
-
-fn is_content(segments: &[Segment], byte: u8) -> bool {
-    segments
-        .iter()
-        .all(|segment| matches!(segment, Segment::Bytes(bytes) if bytes.iter().all(|b| *b == byte)))
-}
-
-/// A pool whose operations are carried out at once, but for those that are held back.
-struct HandPool {
-    core: Core,
-    data: MemoryDisk,
-    metadata: MemoryDisk,
-    replies: Vec<(RequestId, Reply)>,
-    next_id: u64,
-    now_ms: u64,
-}
-
-impl HandPool {
-    fn new(config: &RunConfig) -> Check<Self> {
-        let (mut data, mut metadata) = (MemoryDisk::new(0), MemoryDisk::new(0));
-        let failed = |error| Violation(format!("no pool: {error}"));
-        vellum_engine::create(&mut data, &mut metadata, &config.create).map_err(failed)?;
-        let options = OpenOptions { recycle_blocks: 64, ..config.open.clone() };
-        let core = vellum_engine::open(&mut data, &mut metadata, &options).map_err(failed)?;
-        Ok(Self { core, data, metadata, replies: Vec::new(), next_id: 0, now_ms: 0 })
-    }
-
-    fn submit(&mut self, request: Request) -> RequestId {
-        self.next_id += 1;
-        self.core.submit(RequestId(self.next_id), request);
-        RequestId(self.next_id)
-    }
-
-    /// Carries everything out, and lets enough time pass for proofs.
-    fn rest(&mut self) {
-        for _ in 0..200 {
-            self.core.turn(self.now_ms);
-            match self.core.next_operation() {
-                Some(operation) => self.carry_out(operation),
-                None => self.now_ms += 500,
-            }
-            self.replies.extend(std::iter::from_fn(|| self.core.next_reply()));
-        }
-    }
-
-    fn carry_out(&mut self, (side, ticket, operation): (Side, Ticket, Operation)) {
-        let disk = if side == Side::Data { &mut self.data } else { &mut self.metadata };
-        disk.submit(ticket, operation);
-        let done: Vec<Completion> = std::iter::from_fn(|| disk.next_completion()).collect();
-        done.into_iter().for_each(|completion| self.core.complete(completion));
-    }
-
-    fn hold_next_read(&mut self) -> Check<(Side, Ticket, Operation)> {
-        self.hold_next(|operation| matches!(operation, Operation::Read { .. }))
-    }
-
-    /// The next operation of the data file that `wanted` accepts; what comes before is carried out.
-    fn hold_next(&mut self, wanted: impl Fn(&Operation) -> bool) -> Check<(Side, Ticket, Operation)> {
-        // Pages that are not in memory are read first.
-        for _ in 0..100 {
-            self.core.turn(self.now_ms);
-            match self.core.next_operation() {
-                Some(next) if next.0 == Side::Data && wanted(&next.2) => return Ok(next),
-                Some(other) => self.carry_out(other),
-                None => {}
-            }
-        }
-        Err(Violation::new("the operation that was waited for never came"))
-    }
-
-    /// Writes and flushes, and does nothing else: no time passes in which a proof might come.
-    fn write_at_once(&mut self, volume: VolumeId, byte: u8) -> Check {
-        let id = self.submit(Request::Write { volume, offset_bytes: 0, bytes: content(byte), fua: true });
-        for _ in 0..200 {
-            self.core.turn(self.now_ms);
-            if let Some(operation) = self.core.next_operation() {
-                self.carry_out(operation);
-            }
-            self.replies.extend(std::iter::from_fn(|| self.core.next_reply()));
-            if self.replies.iter().any(|(answered, _)| *answered == id) {
-                break;
-            }
-        }
-        self.reply(id)?.map(drop).map_err(|error| Violation(format!("a write failed: {error}")))
-    }
-
-    /// The pool after the death of its process; what was held back never happened.
-    fn reopened(self, config: &RunConfig) -> Check<Self> {
-        let (mut data, mut metadata) = (self.data, self.metadata);
-        let core = vellum_engine::open(&mut data, &mut metadata, &config.open)
-            .map_err(|error| Violation(format!("the pool does not open: {error}")))?;
-        Ok(Self { core, data, metadata, replies: Vec::new(), next_id: 0, now_ms: 0 })
-    }
-
-    fn reply(&mut self, id: RequestId) -> Check<Reply> {
-        let at = self.replies.iter().position(|(answered, _)| *answered == id);
-        at.map(|at| self.replies.swap_remove(at).1).ok_or_else(|| Violation::new("no answer came"))
-    }
-
-    fn ask(&mut self, request: Request) -> Check<Outcome> {
-        let id = self.submit(request);
-        self.rest();
-        self.reply(id)?.map_err(|error| Violation(format!("a request failed: {error}")))
-    }
-
-    fn created(&mut self, request: Request) -> Check<VolumeId> {
-        match self.ask(request)? {
-            Outcome::Created(made) => made.first().copied().ok_or_else(|| Violation::new("nothing was made")),
-            other => Err(Violation(format!("nothing was made: {other:?}"))),
-        }
-    }
-
-    fn create(&mut self, number: u8) -> Check<VolumeId> {
-        self.created(Request::CreateVolume { new: named("v", number), size_bytes: 1 << 20 })
-    }
-
-    fn write(&mut self, volume: VolumeId, byte: u8) -> Check {
-        self.ask(Request::Write { volume, offset_bytes: 0, bytes: content(byte), fua: true }).map(drop)
     }
 }
