@@ -7,7 +7,7 @@ use common::{empty_pool, new_volume, open_options};
 use std::collections::BTreeMap;
 use vellum_engine::error::ErrorKind;
 use vellum_engine::options::OpenOptions;
-use vellum_engine::request::{Outcome, Reply, Request, RequestId, Segment};
+use vellum_engine::request::{Outcome, PropertiesChange, Reply, Request, RequestId, Segment};
 use vellum_engine::settings::Settings;
 use vellum_engine::storage::{Completion, Disk, DiskError, HostRoom, MemoryDisk, Operation, Ticket};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
@@ -252,6 +252,25 @@ fn a_full_host_is_waited_for_as_a_full_pool_is() {
 }
 
 #[test]
+fn a_full_host_is_told_and_timed_also_if_the_pool_may_grow() {
+    let mut pool = Driven::new(4096);
+    pool.configure(|settings| {
+        settings.no_space_timeout_s = 3;
+        settings.auto_extend_bytes = 5000 * BLOCK_BYTES;
+    });
+    let volume = pool.volume("disk");
+    pool.host_blocks = 40;
+    let (_, waiting) = pool.fill(volume);
+    assert_eq!(
+        pool.core.status().space_state,
+        SpaceState::OutOfSpace,
+        "most of the pool is free, and of no use"
+    );
+    pool.pass(3100);
+    assert_eq!(pool.answer(waiting).unwrap().unwrap_err().kind(), ErrorKind::NoSpace);
+}
+
+#[test]
 fn a_write_that_the_host_refuses_waits_and_is_done_later() {
     let mut pool = Driven::new(64);
     let volume = pool.volume("disk");
@@ -313,6 +332,32 @@ fn a_pool_grows_by_itself_to_its_maximum_and_what_the_host_holds() {
     pool.answer(waiting).expect("the host has room again").unwrap();
     let (_, _) = pool.fill(volume);
     assert_eq!(pool.core.status().data_blocks, 5000);
+}
+
+/// A pool that is not low by its mark has nothing to give to this write all the same.
+#[test]
+fn a_pool_grows_for_who_waits_although_it_is_not_low() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.room = Some(HostRoom { allocated_bytes: 0, free_bytes: 100 << 30, total_bytes: 100 << 30 });
+    pool.configure(|settings| {
+        settings.low_water_bytes = Some(0);
+        settings.auto_extend_bytes = 100 * BLOCK_BYTES;
+    });
+    let (full, _) = pool.fill(volume);
+    assert!(full > 90, "{full}");
+
+    let mut pool = Driven::new(64);
+    let (kept, other) = (pool.volume("kept"), pool.volume("other"));
+    pool.room = Some(HostRoom { allocated_bytes: 0, free_bytes: 100 << 30, total_bytes: 100 << 30 });
+    let change =
+        PropertiesChange { reservation_bytes: Some(50 * BLOCK_BYTES), ..PropertiesChange::default() };
+    pool.now(Request::SetProperties { volume: kept, change: Box::new(change) }).unwrap();
+    let (promised, waiting) = pool.fill(other);
+    assert!(promised < 14, "{promised}");
+    pool.configure(|settings| settings.auto_extend_bytes = 100 * BLOCK_BYTES);
+    pool.answer(waiting).expect("it grew").unwrap();
+    assert_eq!(pool.core.status().data_blocks, 100);
 }
 
 #[test]

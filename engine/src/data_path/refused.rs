@@ -67,6 +67,9 @@ impl Core {
 
     /// Tries refused writes again now and then, and all at once when the pool is being closed.
     pub(super) fn retry_refused(&mut self) {
+        if self.failure.is_some() {
+            return self.refused.writes.clear();
+        }
         let is_due = self.closing || self.now_ms >= self.refused.retried_ms + RETRY_MS;
         if self.refused.writes.is_empty() || !is_due {
             return;
