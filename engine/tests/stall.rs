@@ -123,7 +123,8 @@ impl Driven {
     }
 
     fn volume(&mut self, name: &str) -> VolumeId {
-        let request = Request::CreateVolume { new: new_volume(name), size_bytes: 1 << 30 };
+        let request =
+            Request::CreateVolume { new: new_volume(name), size_bytes: 1 << 30, reservation_bytes: 0 };
         let Outcome::Created(made) = self.now(request).unwrap() else { panic!("nothing was made") };
         made[0]
     }
@@ -417,7 +418,7 @@ const WINDOW_BYTES: u64 = 64 << 30;
 #[test]
 fn zeros_that_would_be_holes_wait_for_metadata_as_other_writes_do() {
     let mut pool = Driven::new(4096);
-    let new = Request::CreateVolume { new: new_volume("disk"), size_bytes: 1 << 50 };
+    let new = Request::CreateVolume { new: new_volume("disk"), size_bytes: 1 << 50, reservation_bytes: 0 };
     let Outcome::Created(made) = pool.now(new).unwrap() else { panic!("nothing was made") };
     let volume = made[0];
     pool.configure(|settings| settings.detect_zeros = true);

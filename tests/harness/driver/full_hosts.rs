@@ -100,7 +100,10 @@ fn write(volume: VolumeId, window: u64) -> Request {
 
 fn created(machine: &mut Machine, number: u8) -> Check<VolumeId> {
     let new = NewVolume { name: format!("v{number}"), uuid: [number; 16], created_unix_s: 0 };
-    match reply(machine, Request::CreateVolume { new, size_bytes: WINDOWS * WINDOW_BYTES })? {
+    match reply(
+        machine,
+        Request::CreateVolume { new, size_bytes: WINDOWS * WINDOW_BYTES, reservation_bytes: 0 },
+    )? {
         Ok(Outcome::Created(made)) => Ok(made[0]),
         other => Err(Violation(format!("nothing was made: {other:?}"))),
     }

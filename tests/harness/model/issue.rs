@@ -186,7 +186,7 @@ impl Model {
         let size_bytes = blocks * BLOCK_BYTES;
         let units = vec![History::starting_with(Value::ZEROS); size_bytes as usize / UNIT];
         let (volume, new) = self.new_volume("v".to_owned(), size_bytes, units, false);
-        (Asked::Create { volume }, Request::CreateVolume { new, size_bytes })
+        (Asked::Create { volume }, Request::CreateVolume { new, size_bytes, reservation_bytes: 0 })
     }
 
     fn issue_snapshot(&mut self, sources: &[Selector]) -> Option<(Asked, Request)> {
