@@ -28,6 +28,8 @@ struct Driven {
     refuses_writes: bool,
     /// Writes of the log and of the metadata file are refused, too.
     refuses_own: bool,
+    /// The next write of the metadata file is refused.
+    refuses_metadata_once: bool,
     room: Option<HostRoom>,
 }
 
@@ -49,6 +51,7 @@ impl Driven {
             metadata_bytes: u64::MAX,
             refuses_writes: false,
             refuses_own: false,
+            refuses_metadata_once: false,
             room,
         }
     }
@@ -100,6 +103,10 @@ impl Driven {
         let is_refused = match &operation {
             Operation::Allocate { offset_bytes, length_bytes } if side == Side::Metadata => {
                 offset_bytes + length_bytes > self.metadata_bytes
+            }
+            Operation::Write { .. } if side == Side::Metadata && self.refuses_metadata_once => {
+                self.refuses_metadata_once = false;
+                true
             }
             // The log stands in the first blocks.
             Operation::Write { offset_bytes, .. }
@@ -490,4 +497,31 @@ fn a_pool_closes_although_the_host_refuses_its_log() {
     let close = pool.ask(Request::Close);
     pool.pass(200);
     assert!(pool.answer(waiting).unwrap().is_err() && pool.answer(close).unwrap().is_err());
+}
+
+#[test]
+fn one_page_that_the_host_refuses_is_not_forgotten() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.now(write(volume, 0)).unwrap();
+    pool.pass(5000);
+    pool.refuses_metadata_once = true;
+    let checkpoint = pool.ask(Request::Checkpoint);
+    assert!(pool.answer(checkpoint).is_none() && pool.core.wants_time(), "a page is missing");
+    assert_eq!(pool.core.status().stall.writes, 1);
+    pool.pass(2000);
+    pool.answer(checkpoint).unwrap().unwrap();
+}
+
+#[test]
+fn a_closing_pool_ends_a_trim_at_once() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.now(write(volume, 0)).unwrap();
+    pool.pass(10_000);
+    pool.core.submit(RequestId(100), Request::Trim { first_block: 0 });
+    pool.core.submit(RequestId(101), Request::Close);
+    pool.settle();
+    assert_eq!(pool.answer(100).unwrap().unwrap_err().kind(), ErrorKind::Busy);
+    pool.answer(101).expect("nothing else is waited for").unwrap();
 }

@@ -76,6 +76,10 @@ impl Core {
         if self.allocated_blocks() >= sum {
             return Verdict::Yes;
         }
+        if self.reservations.is_walking() {
+            // Too much may count as outstanding until then.
+            return Verdict::Wait;
+        }
         if self.reservations.wanted.is_none_or(|wanted| wanted < sum) {
             self.reservations.wanted = Some(sum);
             self.slab.ask_again();
