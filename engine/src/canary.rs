@@ -82,6 +82,10 @@ pub enum Canary {
     LogReleasedEarly,
     /// H8: a volume is smaller before what lay behind its new end is gone.
     SizeAheadOfTail,
+    /// H6: blocks are given out that the host may have no room for.
+    RoomUncertain,
+    /// H6: writes take the pages of metadata that the next checkpoint needs.
+    CheckpointWithoutRoom,
     /// H8: a rollback does not wait for writes that were decided on what it takes away.
     RollbackBesideWrites,
     /// L6: a pool that is made smaller names copies of blocks that are not synced.
@@ -96,7 +100,7 @@ pub enum Canary {
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 45] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -136,6 +140,8 @@ impl Canary {
         Self::LogReleasedEarly,
         Self::SizeAheadOfTail,
         Self::RollbackBesideWrites,
+        Self::RoomUncertain,
+        Self::CheckpointWithoutRoom,
         Self::MovedUnsynced,
         Self::TruncatedAheadOfSlots,
         Self::FilledUnsynced,

@@ -98,7 +98,7 @@ impl<D: Disk> Pool<D> {
 
     /// Makes an empty volume of `size_bytes`, a multiple of 4 KiB.
     pub fn create_volume(&mut self, new: NewVolume, size_bytes: u64) -> Result<VolumeId> {
-        self.request(Request::CreateVolume { new, size_bytes }).and_then(one)
+        self.request(Request::CreateVolume { new, size_bytes, reservation_bytes: 0 }).and_then(one)
     }
 
     /// Freezes a volume as a snapshot, named `volume@snapshot`.

@@ -142,6 +142,8 @@ pub enum Request {
         new: NewVolume,
         /// Its size.
         size_bytes: u64,
+        /// What it can always have of the pool, at most its size; 0 for nothing.
+        reservation_bytes: u64,
     },
     /// Freeze volumes, all at one moment. Names are `volume@snapshot`. The reply is [`Outcome::Created`], in order.
     Snapshot {

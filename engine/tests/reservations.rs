@@ -81,6 +81,27 @@ fn a_reserved_volume_writes_what_was_promised_when_another_has_filled_the_pool()
 }
 
 #[test]
+fn a_volume_is_made_with_its_reservation_or_not_at_all() {
+    let mut pool = pool();
+    let make = |name: &str, blocks: u64| Request::CreateVolume {
+        new: new_volume(name),
+        size_bytes: 64 * MIB,
+        reservation_bytes: blocks * BLOCK_BYTES,
+    };
+    let kept = pool.request(make("kept", 50)).unwrap();
+    assert_eq!(pool.status().reserved_blocks, 50);
+    let refused = pool.request(make("greedy", POOL_BLOCKS)).unwrap_err();
+    assert!(refused.kind() == ErrorKind::NoSpace && refused.place().is_none(), "{refused}");
+    let odd = pool.request(make("odd", 2048)).unwrap_err();
+    assert_eq!(odd.kind(), ErrorKind::Invalid);
+    assert_eq!((pool.find("greedy"), pool.find("odd"), pool.status().reserved_blocks), (None, None, 50));
+    let other = volume(&mut pool, "other", 2);
+    assert_eq!(fill(&mut pool, other), POOL_BLOCKS - LOG_BLOCKS - 50);
+    let Outcome::Created(made) = kept else { panic!("{kept:?}") };
+    assert_eq!(fill(&mut pool, made[0]), 50);
+}
+
+#[test]
 fn the_promise_outlives_closing_and_crashing() {
     for crash in [false, true] {
         let mut before = pool();

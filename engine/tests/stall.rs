@@ -7,7 +7,7 @@ use common::{empty_pool, new_volume, open_options};
 use std::collections::BTreeMap;
 use vellum_engine::error::ErrorKind;
 use vellum_engine::options::OpenOptions;
-use vellum_engine::request::{Outcome, Reply, Request, RequestId, Segment};
+use vellum_engine::request::{Outcome, PropertiesChange, Reply, Request, RequestId, Segment};
 use vellum_engine::settings::Settings;
 use vellum_engine::storage::{Completion, Disk, DiskError, HostRoom, MemoryDisk, Operation, Ticket};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
@@ -28,6 +28,8 @@ struct Driven {
     refuses_writes: bool,
     /// Writes of the log and of the metadata file are refused, too.
     refuses_own: bool,
+    /// The next write of the metadata file is refused.
+    refuses_metadata_once: bool,
     room: Option<HostRoom>,
 }
 
@@ -49,6 +51,7 @@ impl Driven {
             metadata_bytes: u64::MAX,
             refuses_writes: false,
             refuses_own: false,
+            refuses_metadata_once: false,
             room,
         }
     }
@@ -101,6 +104,10 @@ impl Driven {
             Operation::Allocate { offset_bytes, length_bytes } if side == Side::Metadata => {
                 offset_bytes + length_bytes > self.metadata_bytes
             }
+            Operation::Write { .. } if side == Side::Metadata && self.refuses_metadata_once => {
+                self.refuses_metadata_once = false;
+                true
+            }
             // The log stands in the first blocks.
             Operation::Write { offset_bytes, .. }
                 if side == Side::Metadata || *offset_bytes < 2 * BLOCK_BYTES =>
@@ -123,7 +130,8 @@ impl Driven {
     }
 
     fn volume(&mut self, name: &str) -> VolumeId {
-        let request = Request::CreateVolume { new: new_volume(name), size_bytes: 1 << 30 };
+        let request =
+            Request::CreateVolume { new: new_volume(name), size_bytes: 1 << 30, reservation_bytes: 0 };
         let Outcome::Created(made) = self.now(request).unwrap() else { panic!("nothing was made") };
         made[0]
     }
@@ -252,6 +260,25 @@ fn a_full_host_is_waited_for_as_a_full_pool_is() {
 }
 
 #[test]
+fn a_full_host_is_told_and_timed_also_if_the_pool_may_grow() {
+    let mut pool = Driven::new(4096);
+    pool.configure(|settings| {
+        settings.no_space_timeout_s = 3;
+        settings.auto_extend_bytes = 5000 * BLOCK_BYTES;
+    });
+    let volume = pool.volume("disk");
+    pool.host_blocks = 40;
+    let (_, waiting) = pool.fill(volume);
+    assert_eq!(
+        pool.core.status().space_state,
+        SpaceState::OutOfSpace,
+        "most of the pool is free, and of no use"
+    );
+    pool.pass(3100);
+    assert_eq!(pool.answer(waiting).unwrap().unwrap_err().kind(), ErrorKind::NoSpace);
+}
+
+#[test]
 fn a_write_that_the_host_refuses_waits_and_is_done_later() {
     let mut pool = Driven::new(64);
     let volume = pool.volume("disk");
@@ -315,6 +342,32 @@ fn a_pool_grows_by_itself_to_its_maximum_and_what_the_host_holds() {
     assert_eq!(pool.core.status().data_blocks, 5000);
 }
 
+/// A pool that is not low by its mark has nothing to give to this write all the same.
+#[test]
+fn a_pool_grows_for_who_waits_although_it_is_not_low() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.room = Some(HostRoom { allocated_bytes: 0, free_bytes: 100 << 30, total_bytes: 100 << 30 });
+    pool.configure(|settings| {
+        settings.low_water_bytes = Some(0);
+        settings.auto_extend_bytes = 100 * BLOCK_BYTES;
+    });
+    let (full, _) = pool.fill(volume);
+    assert!(full > 90, "{full}");
+
+    let mut pool = Driven::new(64);
+    let (kept, other) = (pool.volume("kept"), pool.volume("other"));
+    pool.room = Some(HostRoom { allocated_bytes: 0, free_bytes: 100 << 30, total_bytes: 100 << 30 });
+    let change =
+        PropertiesChange { reservation_bytes: Some(50 * BLOCK_BYTES), ..PropertiesChange::default() };
+    pool.now(Request::SetProperties { volume: kept, change: Box::new(change) }).unwrap();
+    let (promised, waiting) = pool.fill(other);
+    assert!(promised < 14, "{promised}");
+    pool.configure(|settings| settings.auto_extend_bytes = 100 * BLOCK_BYTES);
+    pool.answer(waiting).expect("it grew").unwrap();
+    assert_eq!(pool.core.status().data_blocks, 100);
+}
+
 #[test]
 fn events_are_numbered_and_come_again_while_it_is_not_well() {
     let mut pool = Driven::new(64);
@@ -372,7 +425,7 @@ const WINDOW_BYTES: u64 = 64 << 30;
 #[test]
 fn zeros_that_would_be_holes_wait_for_metadata_as_other_writes_do() {
     let mut pool = Driven::new(4096);
-    let new = Request::CreateVolume { new: new_volume("disk"), size_bytes: 1 << 50 };
+    let new = Request::CreateVolume { new: new_volume("disk"), size_bytes: 1 << 50, reservation_bytes: 0 };
     let Outcome::Created(made) = pool.now(new).unwrap() else { panic!("nothing was made") };
     let volume = made[0];
     pool.configure(|settings| settings.detect_zeros = true);
@@ -444,4 +497,31 @@ fn a_pool_closes_although_the_host_refuses_its_log() {
     let close = pool.ask(Request::Close);
     pool.pass(200);
     assert!(pool.answer(waiting).unwrap().is_err() && pool.answer(close).unwrap().is_err());
+}
+
+#[test]
+fn one_page_that_the_host_refuses_is_not_forgotten() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.now(write(volume, 0)).unwrap();
+    pool.pass(5000);
+    pool.refuses_metadata_once = true;
+    let checkpoint = pool.ask(Request::Checkpoint);
+    assert!(pool.answer(checkpoint).is_none() && pool.core.wants_time(), "a page is missing");
+    assert_eq!(pool.core.status().stall.writes, 1);
+    pool.pass(2000);
+    pool.answer(checkpoint).unwrap().unwrap();
+}
+
+#[test]
+fn a_closing_pool_ends_a_trim_at_once() {
+    let mut pool = Driven::new(64);
+    let volume = pool.volume("disk");
+    pool.now(write(volume, 0)).unwrap();
+    pool.pass(10_000);
+    pool.core.submit(RequestId(100), Request::Trim { first_block: 0 });
+    pool.core.submit(RequestId(101), Request::Close);
+    pool.settle();
+    assert_eq!(pool.answer(100).unwrap().unwrap_err().kind(), ErrorKind::Busy);
+    pool.answer(101).expect("nothing else is waited for").unwrap();
 }

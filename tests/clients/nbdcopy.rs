@@ -1,6 +1,7 @@
 //! nbdcopy: whole disks in and out, on many connections, by what is data and what is hole.
 
 use crate::bench::{Bench, assert_same, ok, text};
+use vellum_tests::program::wait_for;
 
 pub fn a_disk_goes_in_and_out(io: &str) {
     let bench = Bench::new(io, "128M");
@@ -27,8 +28,9 @@ pub fn a_sparse_terabyte_goes_in_and_out(io: &str) {
     let copy_in = format!("nbdcopy --connections=4 --flush \"$uri\" '{uri}'");
     ok("nbdkit", &[&["-U", "-"], &disk[..], &["--run", &copy_in]].concat());
     let copied = 110 << 20;
-    let taken = bench.host_bytes() - before;
-    assert!(taken < copied * 5 / 4, "{taken} bytes of the host hold {copied} bytes at most");
+    // What was made ready ahead goes back when nobody asks for more.
+    let taken = || bench.host_bytes() - before;
+    wait_for("the host's space", || (taken() < copied * 21 / 20).then_some(()));
     let copy_out = format!("nbdcopy --connections=4 '{uri}' \"$uri\"");
     ok("nbdkit", &[&["-U", "-", "--filter=checkwrite"], &disk[..], &["--run", &copy_out]].concat());
     bench.finish();

@@ -10,9 +10,9 @@ use vellum_engine::canary::{self, Canary};
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
     FaultCase, RunConfig, Stats, cut_before_the_last_sharer_left, discard_outlived_by_what_was_written,
-    guarded, late_punch_of_a_freed_block, late_punch_of_a_trim, late_write_to_a_freed_block,
-    one_witness_is_lost, rollback_beside_a_slow_write, run, run_with_fault, run_with_rot,
-    slow_read_of_a_former_owner,
+    full_metadata, guarded, late_hosts, late_punch_of_a_freed_block, late_punch_of_a_trim,
+    late_write_to_a_freed_block, one_witness_is_lost, rollback_beside_a_slow_write, run, run_with_fault,
+    run_with_rot, slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::rng::Rng;
@@ -24,9 +24,11 @@ const SEEDS: u64 = 600;
 const LAST_TRIAL: u64 = 16;
 /// A pool that is made smaller; for the rules of that.
 const SHRINK_TRIAL: u64 = 17;
-
+/// Hosts that are full; for the rules of room.
+const LATE_HOSTS_TRIAL: u64 = 18;
+const FULL_METADATA_TRIAL: u64 = 19;
 /// A pool that is given to the kernel; for the rules of that.
-const HAND_OVER_TRIAL: u64 = 18;
+const HAND_OVER_TRIAL: u64 = 20;
 
 /// How a canary came to its end.
 struct Finding {
@@ -71,6 +73,8 @@ fn find(canary: Canary, seed: u64) -> Option<Violation> {
     let trials = match canary {
         Canary::MovedUnsynced | Canary::TruncatedAheadOfSlots => SHRINK_TRIAL..=SHRINK_TRIAL,
         Canary::FilledUnsynced | Canary::GivenByOneSlot => HAND_OVER_TRIAL..=HAND_OVER_TRIAL,
+        Canary::RoomUncertain => LATE_HOSTS_TRIAL..=LATE_HOSTS_TRIAL,
+        Canary::CheckpointWithoutRoom => FULL_METADATA_TRIAL..=FULL_METADATA_TRIAL,
         _ => 0..=LAST_TRIAL,
     };
     trials.into_iter().find_map(|trial| {
@@ -108,6 +112,8 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         HAND_OVER_TRIAL => {
             return crate::hand_over::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
         }
+        LATE_HOSTS_TRIAL => return late_hosts(seed),
+        FULL_METADATA_TRIAL => return full_metadata(seed),
         _ => {}
     }
     let mut rng = Rng::new(seed << 8 | trial);

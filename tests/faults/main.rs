@@ -7,9 +7,10 @@
 use vellum_tests::adapter::Side;
 use vellum_tests::driver::{
     Campaign, FaultCase, RunConfig, Stats, count_operations, cut_before_the_last_sharer_left,
-    discard_outlived_by_what_was_written, guarded, late_punch_of_a_freed_block, late_punch_of_a_trim,
-    late_write_to_a_freed_block, multiplier, one_witness_is_lost, only_seed, rollback_beside_a_slow_write,
-    run_with_fault, run_with_fault_in_recovery, run_with_rot, slow_read_of_a_former_owner,
+    discard_outlived_by_what_was_written, full_metadata, guarded, late_hosts, late_punch_of_a_freed_block,
+    late_punch_of_a_trim, late_write_to_a_freed_block, multiplier, one_witness_is_lost, only_seed,
+    rollback_beside_a_slow_write, run_with_fault, run_with_fault_in_recovery, run_with_rot,
+    slow_read_of_a_former_owner,
 };
 use vellum_tests::model::{Check, Violation};
 use vellum_tests::sim_disk::{Fault, OperationKind};
@@ -113,6 +114,16 @@ fn a_late_write_harms_nobody() {
 #[test]
 fn a_rollback_waits_for_writes() {
     directed(rollback_beside_a_slow_write);
+}
+
+#[test]
+fn nothing_is_written_that_the_host_may_have_no_room_for() {
+    directed(late_hosts);
+}
+
+#[test]
+fn a_metadata_file_that_cannot_grow_is_never_too_full_for_a_checkpoint() {
+    directed(full_metadata);
 }
 
 #[test]

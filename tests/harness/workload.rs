@@ -59,8 +59,12 @@ pub enum Op {
     Checkpoint,
     /// Punch what is free in a part of the pool, from this block on.
     Trim(u64),
-    /// Change what becomes of freed space and of zeros.
+    /// Change what the pool does about space.
     Configure(Selector),
+    /// Let the pool have so many data blocks.
+    Extend(u64),
+    /// Others use the hosts: so many pages are left of room for data, and for metadata. None for no limit.
+    HostRoom(Option<u64>, Option<u64>),
 }
 
 /// What kind of requests, and how many.
@@ -100,6 +104,25 @@ impl Default for WorkloadConfig {
 pub fn generate(config: &WorkloadConfig, rng: &mut Rng) -> Vec<Op> {
     let first = Op::Create(rng.between(1, config.volume_blocks));
     std::iter::once(first).chain((1..config.operations).map(|_| operation(config, rng))).collect()
+}
+
+/// What happens to the space of a crowded pool beside `ops`: in between, one in so many.
+pub fn crowd(ops: Vec<Op>, data_blocks: u64, rng: &mut Rng) -> Vec<Op> {
+    let mut all = Vec::with_capacity(ops.len() * 2);
+    for op in ops {
+        if rng.one_in(8) {
+            all.push(match rng.below(8) {
+                0 => Op::Extend(data_blocks + rng.below(24)),
+                1..4 => Op::Configure(rng.bits()),
+                _ => {
+                    let pages = |rng: &mut Rng, most| (!rng.one_in(3)).then(|| rng.below(most));
+                    Op::HostRoom(pages(rng, 8 * SECTORS_PER_BLOCK), pages(rng, 64))
+                }
+            });
+        }
+        all.push(op);
+    }
+    all
 }
 
 fn operation(config: &WorkloadConfig, rng: &mut Rng) -> Op {

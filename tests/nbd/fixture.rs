@@ -103,7 +103,9 @@ pub struct Serving {
 impl Serving {
     pub fn create_volume(&self, name: &str, size_bytes: u64) {
         let new = new_volume(name);
-        self.handle.request(Request::CreateVolume { new, size_bytes }).expect("the volume can be made");
+        self.handle
+            .request(Request::CreateVolume { new, size_bytes, reservation_bytes: 0 })
+            .expect("the volume can be made");
     }
 
     /// Freezes `volume` as `volume@name`.

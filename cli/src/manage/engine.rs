@@ -8,8 +8,8 @@ use crate::exit::Kind;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{self, Size};
 use crate::views::{
-    AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView,
-    SettingsView, TrimView, TrimmedView, UsageView, VolumeView,
+    AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView, DeletionView, PoolView, TrimView,
+    TrimmedView, UsageView, VolumeView,
 };
 use crate::{host, names, patterns};
 use vellum_engine::error::Error as EngineError;
@@ -161,17 +161,7 @@ impl<E: Engine> Manage for Opened<E> {
 
     fn create_volume(&mut self, name: &str, size_bytes: u64, reservation_bytes: u64) -> Result<VolumeView> {
         names::check_volume(name)?;
-        let made = self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes })?;
-        if reservation_bytes == 0 {
-            return Ok(made);
-        }
-        let reserve = SettingsView { reservation_bytes: Some(reservation_bytes), ..SettingsView::default() };
-        let changed = self.carry_out_change(name, &ChangeView::Set(reserve));
-        if changed.is_err() {
-            let volumes = vec![VolumeId(made.number)];
-            self.engine.request(Request::Delete { volumes, deferred: false })?;
-        }
-        Ok(changed?.volume.unwrap_or(made))
+        self.make_one(Request::CreateVolume { new: host::new_volume(name)?, size_bytes, reservation_bytes })
     }
 
     fn create_snapshots(&mut self, names: &[String]) -> Result<Vec<VolumeView>> {

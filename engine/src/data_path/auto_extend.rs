@@ -1,4 +1,4 @@
-//! A pool that grows by itself while it is low on space.
+//! A pool that grows by itself while it is low on space, or somebody waits for a block.
 //!
 //! Owns the judgement whether and how far. What the host can hold is not known here: it is asked for, and whoever drives
 //! the core tells it. How a pool grows is `extend.rs`.
@@ -41,16 +41,23 @@ impl Core {
         }
     }
 
-    /// Asks for room when the pool is low.
+    /// Asks for room when the pool is to grow.
     pub(super) fn run_auto_extend(&mut self) {
-        if self.failure.is_none() && !self.closing && self.is_low() && self.may_grow() {
+        if self.failure.is_none() && !self.closing && self.needs_growth() && self.may_grow() {
             self.auto_extend.asks = true;
         }
     }
 
     /// Whether blocks may come of growing: whoever waits for one goes on waiting.
     pub(super) fn grows_by_itself(&self) -> bool {
-        self.auto_extend.running.is_some() || self.may_grow()
+        self.auto_extend.running.is_some() || self.needs_growth() && self.may_grow()
+    }
+
+    /// Whether more blocks are needed. Where the host has no room for those that the pool has, more are of no use; where all
+    /// are promised to others they are, however many are free.
+    fn needs_growth(&self) -> bool {
+        let is_used_up = self.space.counts().holes == 0 && self.stall.wants_block();
+        self.is_low() || is_used_up && self.no_block_comes()
     }
 
     fn may_grow(&self) -> bool {

@@ -4,7 +4,7 @@
 //! making a volume smaller takes more than one step and is `shrink.rs`.
 
 use super::Core;
-use super::control::{check_size, family};
+use super::control::{check_reservation, check_size, family};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
@@ -168,11 +168,8 @@ impl Core {
         let record = self.changeable(volume)?;
         let mut properties = record.properties.clone();
         if let Some(reservation_bytes) = change.reservation_bytes {
-            if reservation_bytes > record.size_bytes {
-                let message =
-                    format!("a reservation is at most the volume's size, {} bytes", record.size_bytes);
-                return Err(Error::invalid(message).at(Place::Volume(volume)));
-            }
+            check_reservation(reservation_bytes, record.size_bytes)
+                .map_err(|error| error.at(Place::Volume(volume)))?;
             properties.reservation_bytes = reservation_bytes;
         }
         properties.limit_iops = change.limit_iops.unwrap_or(properties.limit_iops);

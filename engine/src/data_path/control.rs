@@ -123,7 +123,9 @@ impl Core {
     /// The delta of a request, checked so that applying it cannot fail, and the volumes that it makes.
     fn delta_for(&self, request: &Request) -> Result<(Delta, Vec<VolumeId>)> {
         match request {
-            Request::CreateVolume { new, size_bytes } => self.delta_for_create(new, *size_bytes),
+            Request::CreateVolume { new, size_bytes, reservation_bytes } => {
+                self.delta_for_create(new, *size_bytes, *reservation_bytes)
+            }
             Request::Snapshot { cuts } => self.delta_for_snapshot(cuts),
             Request::Clone { snapshot, new } => self.delta_for_clone(*snapshot, new),
             Request::AbortReceive { volume } => {
@@ -155,10 +157,17 @@ impl Core {
         Ok(record)
     }
 
-    fn delta_for_create(&self, new: &NewVolume, size_bytes: u64) -> Result<(Delta, Vec<VolumeId>)> {
+    fn delta_for_create(
+        &self,
+        new: &NewVolume,
+        size_bytes: u64,
+        reservation_bytes: u64,
+    ) -> Result<(Delta, Vec<VolumeId>)> {
         check_size(size_bytes)?;
+        check_reservation(reservation_bytes, size_bytes)?;
         let id = self.metadata.next_volume;
-        let record = VolumeRecord { size_bytes, ..self.new_record(id, VolumeKind::Volume, new)? };
+        let mut record = VolumeRecord { size_bytes, ..self.new_record(id, VolumeKind::Volume, new)? };
+        record.properties.reservation_bytes = reservation_bytes;
         Ok((Delta::Create { record }, vec![id]))
     }
 
@@ -242,6 +251,16 @@ impl Core {
 pub(super) fn settings_of(metadata: &Metadata) -> Settings {
     let log = metadata.volumes.get(LOG_VOLUME);
     log.map_or_else(Settings::default, |record| Settings::from_pairs(&record.properties.labels))
+}
+
+/// A volume can have no more than it can map.
+pub fn check_reservation(reservation_bytes: u64, size_bytes: u64) -> Result<()> {
+    if reservation_bytes > size_bytes {
+        return Err(Error::invalid(format!(
+            "a reservation is at most the volume's size, {size_bytes} bytes"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether a volume may be as large.

@@ -234,7 +234,8 @@ impl Core {
 
     /// Applies `delta`, which will be the next in the log.
     pub(super) fn apply(&mut self, delta: &Delta) -> std::result::Result<(), Fault> {
-        if self.reservations.any() { self.apply_counted(delta) } else { self.metadata.apply(delta) }?;
+        let is_counted = self.concerns_reservations(delta);
+        if is_counted { self.apply_counted(delta) } else { self.metadata.apply(delta) }?;
         self.usage.note(delta);
         Ok(())
     }

@@ -263,7 +263,7 @@ impl Core {
             && (!self.is_proven()
                 || !self.waiting_for_room.is_empty()
                 || !self.stall.is_empty()
-                || self.refused.is_waiting()
+                || self.refused.count() > 0
                 || self.collapse.wants_turn()
                 || self.punches_want_time()
                 || self.reservations.wants_turn())

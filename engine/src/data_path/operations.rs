@@ -69,9 +69,8 @@ impl Core {
     pub fn complete(&mut self, completion: Completion) {
         let Some(pending) = self.pending.remove(&completion.ticket) else { return };
         let result = completion.result;
-        let Some((pending, operation)) = self.put_refused_aside(pending, completion.operation, result) else {
-            return;
-        };
+        let own = self.put_refused_aside(completion.ticket, pending, completion.operation, result);
+        let Some((pending, operation)) = own else { return };
         let buffer = match operation {
             Operation::Read { buffer, .. } => Some(buffer),
             _ => None,

@@ -6,9 +6,8 @@
 
 use super::operations::Pending;
 use super::sector_punch::SectorPunches;
-use super::trim::TrimTask;
+use super::trim::{self, TrimTask};
 use super::{Core, Side};
-use crate::error::{Error, ErrorKind};
 use crate::settings::DiscardPolicy;
 use crate::storage::{DiskError, Operation};
 use crate::units::{BLOCK_BYTES, DataBlock};
@@ -144,6 +143,9 @@ impl Core {
     /// Starts a punch if one is due.
     pub(super) fn run_punches(&mut self) {
         self.keep_what_stays();
+        if self.closing {
+            self.fail_trims(&trim::closing());
+        }
         if self.only_closing() {
             self.retire_at_the_end();
         } else {
@@ -151,11 +153,6 @@ impl Core {
         }
         if !self.punch.is_quiet() {
             return;
-        }
-        if self.closing {
-            let error =
-                Error::new(ErrorKind::Busy, "the pool is being closed; what is left is free all the same");
-            self.fail_trims(&error);
         }
         let is_busy = self.is_busy();
         if !is_busy {

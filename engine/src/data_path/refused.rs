@@ -7,34 +7,38 @@
 
 use super::operations::Pending;
 use super::{Core, Side};
-use crate::storage::{DiskError, Operation};
+use crate::storage::{DiskError, Operation, Ticket};
+use rustc_hash::FxHashMap;
 
 /// How often the host is asked again, in milliseconds.
 const RETRY_MS: u64 = 1000;
 
-/// Writes that were refused and will be tried again.
+struct Refused {
+    side: Side,
+    operation: Operation,
+    pending: Pending,
+    since_ms: u64,
+}
+
+/// Writes that were refused and are not done.
 #[derive(Default)]
 pub struct RefusedState {
-    writes: Vec<(Side, Operation, Pending)>,
-    /// Since when none got through.
-    since_ms: Option<u64>,
+    waiting: Vec<Refused>,
+    /// Those that are being tried again, and since when they have been refused.
+    retrying: FxHashMap<Ticket, u64>,
     retried_ms: u64,
 }
 
 impl RefusedState {
-    /// Whether something waits for room, or was refused the last time.
-    pub fn is_waiting(&self) -> bool {
-        self.since_ms.is_some()
+    /// How many are not done.
+    pub fn count(&self) -> u64 {
+        (self.waiting.len() + self.retrying.len()) as u64
     }
 
-    /// Since when none got through.
+    /// Since when the oldest of them has been refused.
     pub fn since_ms(&self) -> Option<u64> {
-        self.since_ms
-    }
-
-    /// How many wait.
-    pub fn waiting(&self) -> u64 {
-        self.writes.len() as u64
+        let waiting = self.waiting.iter().map(|refused| refused.since_ms);
+        waiting.chain(self.retrying.values().copied()).min()
     }
 }
 
@@ -42,6 +46,7 @@ impl Core {
     /// Puts a refused write of the pool's own aside, if that may help. Otherwise gives it back.
     pub(super) fn put_refused_aside(
         &mut self,
+        ticket: Ticket,
         pending: Pending,
         operation: Operation,
         result: Result<(), DiskError>,
@@ -51,29 +56,36 @@ impl Core {
             Pending::CheckpointPage | Pending::Slot => Side::Metadata,
             _ => return Some((pending, operation)),
         };
+        let refused_ms = self.refused.retrying.remove(&ticket);
         if result != Err(DiskError::NoSpace) {
-            self.refused.since_ms = None;
             return Some((pending, operation));
         }
-        let since_ms = *self.refused.since_ms.get_or_insert(self.now_ms);
+        let since_ms = refused_ms.unwrap_or(self.now_ms);
         let timeout_ms = u64::from(self.settings.no_space_timeout_s) * 1000;
         let is_over = timeout_ms > 0 && self.now_ms >= since_ms + timeout_ms;
         if !self.options.can_wait || self.closing || is_over || self.failure.is_some() {
             return Some((pending, operation));
         }
-        self.refused.writes.push((side, operation, pending));
+        if self.refused.count() == 0 {
+            self.refused.retried_ms = self.now_ms;
+        }
+        self.refused.waiting.push(Refused { side, operation, pending, since_ms });
         None
     }
 
     /// Tries refused writes again now and then, and all at once when the pool is being closed.
     pub(super) fn retry_refused(&mut self) {
+        if self.failure.is_some() {
+            return self.refused.waiting.clear();
+        }
         let is_due = self.closing || self.now_ms >= self.refused.retried_ms + RETRY_MS;
-        if self.refused.writes.is_empty() || !is_due {
+        if self.refused.waiting.is_empty() || !is_due {
             return;
         }
         self.refused.retried_ms = self.now_ms;
-        for (side, operation, pending) in std::mem::take(&mut self.refused.writes) {
-            self.submit_operation(side, operation, pending);
+        for Refused { side, operation, pending, since_ms } in std::mem::take(&mut self.refused.waiting) {
+            let ticket = self.submit_operation(side, operation, pending);
+            self.refused.retrying.insert(ticket, since_ms);
         }
     }
 }

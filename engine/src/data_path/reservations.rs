@@ -170,6 +170,12 @@ impl Core {
         self.space.keep_blocks(self.reservations.outstanding.max(wanted));
     }
 
+    /// Whether what `delta` does has to be counted for reservations.
+    pub(super) fn concerns_reservations(&self, delta: &Delta) -> bool {
+        let makes_one = matches!(delta, Delta::Create { record } if promised_blocks(record) > 0);
+        self.reservations.any() || makes_one
+    }
+
     /// Applies `delta`, and counts what volumes with reservations have by it.
     pub(super) fn apply_counted(&mut self, delta: &Delta) -> Result<(), Fault> {
         let counts = &self.metadata.forest.data_counts;
@@ -194,7 +200,8 @@ impl Core {
             Delta::Update { volume, .. } => self.refresh_promise(*volume),
             Delta::Delete { volumes } => volumes.iter().for_each(|volume| self.refresh_promise(*volume)),
             Delta::Forget { .. } => self.count_again(),
-            Delta::Create { .. } | Delta::Receive { .. } | Delta::Arrive { .. } => {}
+            Delta::Create { record } => self.refresh_promise(record.id),
+            Delta::Receive { .. } | Delta::Arrive { .. } => {}
         }
         Ok(())
     }

@@ -63,15 +63,22 @@ impl Core {
             if self.reservations.is_walking() || self.slab.is_running() {
                 return Verdict::Wait;
             }
-            return Verdict::No(self.promise_refused(delta, raised[0].0, more, free));
+            return Verdict::No(at(delta, raised[0].0, self.promise_refused(delta, more, free)));
         }
-        self.judge_host(sum, raised[0].0)
+        match self.judge_host(sum) {
+            Verdict::No(error) => Verdict::No(at(delta, raised[0].0, error)),
+            other => other,
+        }
     }
 
     /// Whether so many free blocks are allocated on the host; if not, they are wanted from now on.
-    fn judge_host(&mut self, sum: u64, volume: VolumeId) -> Verdict {
+    fn judge_host(&mut self, sum: u64) -> Verdict {
         if self.allocated_blocks() >= sum {
             return Verdict::Yes;
+        }
+        if self.reservations.is_walking() {
+            // Too much may count as outstanding until then.
+            return Verdict::Wait;
         }
         if self.reservations.wanted.is_none_or(|wanted| wanted < sum) {
             self.reservations.wanted = Some(sum);
@@ -83,7 +90,7 @@ impl Core {
                  {allocated} of them are allocated; free some there, or reserve less",
                 text(sum)
             );
-            return Verdict::No(Error::new(ErrorKind::NoSpace, message).at(Place::Volume(volume)));
+            return Verdict::No(Error::new(ErrorKind::NoSpace, message));
         }
         Verdict::Wait
     }
@@ -92,6 +99,10 @@ impl Core {
     /// has alone that gets its first reservation.
     fn promises_after(&mut self, delta: &Delta) -> Vec<(VolumeId, u64)> {
         match delta {
+            Delta::Create { record } => {
+                let blocks = promised_blocks(record);
+                if blocks > 0 { vec![(record.id, blocks)] } else { Vec::new() }
+            }
             Delta::Update { volume, size_bytes, properties, .. } => {
                 let Some(record) = self.metadata.volumes.get(*volume) else { return Vec::new() };
                 let properties = properties.clone();
@@ -152,7 +163,7 @@ impl Core {
         wanted > 0 && self.allocated_blocks() < wanted
     }
 
-    fn promise_refused(&self, delta: &Delta, volume: VolumeId, more: u64, free: u64) -> Error {
+    fn promise_refused(&self, delta: &Delta, more: u64, free: u64) -> Error {
         let (kept, more) = (text(self.reservations.outstanding_blocks()), text(more));
         let figures = format!(
             "it needs {more} more of the pool's {} of free space, of which reservations hold {kept}",
@@ -167,8 +178,13 @@ impl Core {
                 "the pool cannot keep so much for it: {figures}; extend the pool, free space, or reserve less"
             ),
         };
-        Error::new(ErrorKind::NoSpace, message).at(Place::Volume(volume))
+        Error::new(ErrorKind::NoSpace, message)
     }
+}
+
+/// Names the volume, if there is one yet.
+fn at(delta: &Delta, volume: VolumeId, error: Error) -> Error {
+    if matches!(delta, Delta::Create { .. }) { error } else { error.at(Place::Volume(volume)) }
 }
 
 /// So many blocks as people read it.

@@ -121,6 +121,7 @@ impl SectorPunches {
         if self.in_vain == Some(proven) {
             return None;
         }
+        let sees_all = self.order.len() <= LOOKS_A_TURN;
         for _ in 0..self.order.len().min(LOOKS_A_TURN) {
             let block = self.order.pop_front()?;
             let Some(task) = self.waiting.get(&block) else { continue };
@@ -129,7 +130,7 @@ impl SectorPunches {
                 return Some(block);
             }
         }
-        if self.order.len() <= LOOKS_A_TURN {
+        if sees_all {
             self.in_vain = Some(proven);
         }
         None
@@ -317,6 +318,15 @@ mod tests {
         punches.add(task(8, 0, 1, 4));
         punches.freed(DataBlock(8));
         assert!(punches.is_empty());
+    }
+
+    #[test]
+    fn places_left_empty_hide_nobody() {
+        let mut punches = SectorPunches::default();
+        (0..100).for_each(|block| punches.add(task(block, block, 0, 1)));
+        (0..80).for_each(|block| punches.freed(DataBlock(block)));
+        let found = (0..3).find_map(|_| taken(&mut punches, 1));
+        assert_eq!(found, Some((DataBlock(80), SectorMask::range(0, 1))));
     }
 
     #[test]

@@ -331,7 +331,8 @@ impl Space {
     pub fn take_punch(&mut self, most: u64) -> Option<(DataBlock, u64)> {
         let most = most.min(self.punchable());
         let first = self.first_queued().filter(|_| most > 0)?;
-        let blocks = most.min(self.queued[first as usize..].leading_ones() as u64);
+        let end = first.saturating_add(most).min(self.queued.len() as u64);
+        let blocks = self.queued[first as usize..end as usize].leading_ones() as u64;
         self.unqueue(first, blocks);
         self.counts.punching += blocks;
         if canary::broken(Canary::PunchRacesRewrite) {

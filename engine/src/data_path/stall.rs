@@ -307,7 +307,7 @@ impl Core {
 
     /// What is missing, if it is known that it does not come by itself.
     pub(super) fn shortage(&self) -> Option<Shortage> {
-        if self.refused.is_waiting() {
+        if self.refused.count() > 0 {
             return Some(Shortage::Host);
         }
         [Shortage::Host, Shortage::Blocks, Shortage::Metadata].into_iter().find(|shortage| {
@@ -324,7 +324,7 @@ impl Core {
         let since_ms = self.stall.waiters.values().map(|waiter| waiter.since_ms);
         let oldest = since_ms.chain(self.refused.since_ms()).min();
         StallStatus {
-            writes: keys.len() as u64 + self.refused.waiting(),
+            writes: keys.len() as u64 + self.refused.count(),
             oldest_ms: oldest.map_or(0, |since_ms| self.now_ms - since_ms),
             shortage: self.shortage(),
             overwrites_need_room: self.stall.overwrites_need_room,

@@ -44,6 +44,9 @@ impl Core {
     }
 
     pub(super) fn trim(&mut self, mut task: TrimTask) {
+        if self.closing {
+            return self.part_done(task.key, Err(closing()));
+        }
         let unproven = self.space.newest_freed().filter(|number: &DeltaNumber| *number > self.commit.proven);
         match unproven {
             Some(number) if !task.has_waited => {
@@ -96,6 +99,11 @@ impl Core {
             self.part_done(task.key, Err(error.clone()));
         }
     }
+}
+
+/// What a trim is told that a closing pool ends.
+pub fn closing() -> Error {
+    Error::new(ErrorKind::Busy, "the pool is being closed; what is left is free all the same")
 }
 
 fn unsupported() -> Error {

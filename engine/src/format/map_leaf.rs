@@ -242,10 +242,11 @@ impl MapLeaf {
         // Nothing is left of a range that begins behind its end.
         let range = self.position(first)..self.entries.position_behind(last).max(self.position(first));
         let gone: Vec<MapEntry> = self.entries.range(range.clone()).collect();
-        for (offset, mapping) in gone.iter().flat_map(|entry| entry.blocks()) {
-            if (first..=last).contains(&offset) {
-                removed(mapping);
-            }
+        for entry in &gone {
+            // A run may be as long as the window, and the range short.
+            let from = first.max(entry.offset);
+            let to = u32::from(last).min(entry.end() - 1) as u16;
+            (from..=to).for_each(|offset| removed(entry.mapping_at(offset)));
         }
         let before = gone.first().and_then(|entry| entry.before(first));
         let after = gone.last().and_then(|entry| entry.after(last));

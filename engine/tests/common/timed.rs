@@ -86,7 +86,8 @@ impl Timed {
 
     pub fn volume(&mut self, number: u8) -> VolumeId {
         let new = NewVolume { uuid: [number; 16], ..new_volume(&format!("v{number}")) };
-        let Outcome::Created(made) = self.ask(Request::CreateVolume { new, size_bytes: 64 * MIB }).unwrap()
+        let Outcome::Created(made) =
+            self.ask(Request::CreateVolume { new, size_bytes: 64 * MIB, reservation_bytes: 0 }).unwrap()
         else {
             panic!("no volume was made")
         };

@@ -5,7 +5,7 @@
 
 use crate::model::{End, Tolerance};
 use crate::rng::Rng;
-use crate::workload::{Op, WorkloadConfig, generate};
+use crate::workload::{Op, WorkloadConfig, crowd, generate};
 use vellum_engine::options::{CreateOptions, OpenOptions};
 
 /// Everything about a run but its requests.
@@ -19,6 +19,8 @@ pub struct RunConfig {
     pub open: OpenOptions,
     /// What the clients ask for.
     pub workload: WorkloadConfig,
+    /// Whether the pool and its hosts run short of space, and writes wait for it.
+    pub crowded: bool,
     /// Which errors are right.
     pub tolerance: Tolerance,
     /// The core has its turn at one in so many steps.
@@ -49,6 +51,7 @@ impl RunConfig {
         let (spare_blocks, punch_rest_ms) = (*own.pick(&[0, 1, 8]), *own.pick(&[0, 0, 20]));
         let reclaim_after_ms = *own.pick(&[0, 100, 1000]);
         let roomy = !seed.is_multiple_of(3);
+        let crowded = !roomy && own.one_in(2);
         let data_blocks = if roomy { 320 } else { rng.between(16, 48) };
         Self {
             seed,
@@ -62,12 +65,14 @@ impl RunConfig {
             open: OpenOptions {
                 written_ahead_blocks,
                 sync_window,
+                can_wait: crowded,
                 spare_blocks,
                 punch_rest_ms,
                 reclaim_after_ms,
                 ..small_options(&mut rng)
             },
             workload: workload(&mut rng),
+            crowded,
             tolerance: if roomy { Tolerance::Nothing } else { Tolerance::Space },
             in_flight: *rng.pick(&[1, 3, 8, 16]),
             turn_one_in: *rng.pick(&[1, 2, 12]),
@@ -96,7 +101,11 @@ impl RunConfig {
 
     /// The operations of the seed.
     pub fn operations(&self) -> Vec<Op> {
-        generate(&self.workload, &mut Rng::new(self.seed ^ 0x0b5e_55ed))
+        let ops = generate(&self.workload, &mut Rng::new(self.seed ^ 0x0b5e_55ed));
+        if !self.crowded {
+            return ops;
+        }
+        crowd(ops, self.create.data_blocks, &mut Rng::new(self.seed ^ 0xc0a3d))
     }
 
     /// A power cut of these disks.

@@ -143,7 +143,11 @@ pub fn late_write_to_a_freed_block(seed: u64) -> Check<Stats> {
     let late = pool.hold_next(|operation| matches!(operation, Operation::Write { .. }))?;
     pool.ask(Request::Delete { volumes: vec![volume], deferred: false })?;
     pool.rest();
-    let other = pool.created(Request::CreateVolume { new: named("w", 4), size_bytes: 1 << 20 })?;
+    let other = pool.created(Request::CreateVolume {
+        new: named("w", 4),
+        size_bytes: 1 << 20,
+        reservation_bytes: 0,
+    })?;
     pool.write(other, 3)?;
     pool.carry_out(late);
     pool.rest();

@@ -168,7 +168,11 @@ impl HandPool {
     }
 
     pub fn create(&mut self, number: u8) -> Check<VolumeId> {
-        self.created(Request::CreateVolume { new: named("v", number), size_bytes: 1 << 20 })
+        self.created(Request::CreateVolume {
+            new: named("v", number),
+            size_bytes: 1 << 20,
+            reservation_bytes: 0,
+        })
     }
 
     pub fn write(&mut self, volume: VolumeId, byte: u8) -> Check {

@@ -16,6 +16,8 @@ use vellum_engine::storage::{Disk, Ticket};
 const FIRST_EXAMINER_ID: u64 = 1 << 62;
 /// Rounds without any event, of 100 ms each, after which a pool counts as hung.
 const PATIENCE_ROUNDS: u32 = 1000;
+/// Rounds after which one counts as hung that is busy and answers nothing: many times what reading all of it takes.
+const BUSY_ROUNDS: u32 = 1_000_000;
 
 /// The disks of a pool.
 #[derive(Debug)]
@@ -81,6 +83,12 @@ impl Disks {
         self.metadata.set_order(order);
     }
 
+    /// Leaves so many pages free on their hosts; none for no limit.
+    pub fn leave_free(&mut self, data_pages: Option<u64>, metadata_pages: Option<u64>) {
+        self.data.host().leave_free(data_pages);
+        self.metadata.host().leave_free(metadata_pages);
+    }
+
     /// Puts both on one power supply.
     pub fn set_power(&mut self, power: &PowerSupply) {
         self.data.set_power(power.clone());
@@ -109,9 +117,18 @@ impl Machine {
         Some(ticket)
     }
 
+    /// A turn of the core, and another if it asked what its host has room for.
+    pub fn turn(&mut self) {
+        self.core.turn(self.now_ms);
+        if self.core.wants_host_room() {
+            self.core.host_has_room(self.disks.data.host_room());
+            self.core.turn(self.now_ms);
+        }
+    }
+
     /// One round without ceremony: a turn, all operations, one completion or some time.
     fn round(&mut self, quiet_rounds: &mut u32) -> Check {
-        self.core.turn(self.now_ms);
+        self.turn();
         while let Some((side, ticket, operation)) = self.core.next_operation() {
             self.disks.side(side).submit(ticket, operation);
         }
@@ -126,7 +143,11 @@ impl Machine {
                 self.now_ms += 100;
             }
         }
-        if *quiet_rounds > PATIENCE_ROUNDS { Err(Violation("the pool hangs".to_owned())) } else { Ok(()) }
+        if *quiet_rounds > PATIENCE_ROUNDS { Err(self.hang()) } else { Ok(()) }
+    }
+
+    fn hang(&self) -> Violation {
+        Violation(format!("the pool hangs: {:?}", self.core.status()))
     }
 
     /// Asks for something and waits for the answer.
@@ -139,9 +160,13 @@ impl Machine {
         for (index, request) in requests.into_iter().enumerate() {
             self.core.submit(RequestId(FIRST_EXAMINER_ID + index as u64), request);
         }
-        let mut quiet_rounds = 0;
+        let (mut quiet_rounds, mut rounds) = (0, 0);
         while replies.len() < count {
             self.round(&mut quiet_rounds)?;
+            rounds += 1;
+            if rounds > BUSY_ROUNDS {
+                return Err(self.hang());
+            }
             while let Some((id, reply)) = self.core.next_reply() {
                 if id.0 >= FIRST_EXAMINER_ID {
                     replies.insert(id.0, reply);
@@ -161,8 +186,8 @@ impl Machine {
         while self.now_ms < until_ms || self.disks.busy().next().is_some() {
             self.round(&mut 0)?;
             rounds += 1;
-            if rounds > 1_000_000 {
-                return Err(Violation("the pool never comes to rest".to_owned()));
+            if rounds > BUSY_ROUNDS {
+                return Err(Violation(format!("the pool never comes to rest: {:?}", self.core.status())));
             }
         }
         Ok(())

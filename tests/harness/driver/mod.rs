@@ -2,14 +2,16 @@
 //!
 //! Files: `config.rs` (what kind of pool and clients), `machine.rs` (one opening of the pool and its two disks),
 //! `run.rs` (a run by seed: requests, completions and time in random order), `examine.rs` (what is found after a
-//! cut), `faults.rs` (a run with one fault), `directed.rs` and `hand_pool.rs` (schedules by hand), `campaign.rs` (many seeds on several threads), `shrink.rs` and
-//! `report.rs` (the shortest list of requests that still fails, for people).
+//! cut), `faults.rs` (a run with one fault), `directed.rs`, `full_hosts.rs` and `hand_pool.rs` (schedules by hand),
+//! `campaign.rs` (many seeds on several threads), `shrink.rs` and `report.rs` (the shortest list of requests that still
+//! fails, for people).
 
 mod campaign;
 mod config;
 mod directed;
 mod examine;
 mod faults;
+mod full_hosts;
 mod hand_pool;
 mod machine;
 mod report;
@@ -25,6 +27,7 @@ pub use directed::{
 };
 pub use examine::{Examination, reopen};
 pub use faults::{FaultCase, count_operations, run_with_fault, run_with_fault_in_recovery};
+pub use full_hosts::{full_metadata, late_hosts};
 pub use machine::{Disks, Machine};
 pub use report::{explain, run_campaign};
 pub use run::{Ending, Run, run};

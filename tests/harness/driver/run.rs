@@ -13,8 +13,11 @@ use std::collections::{BTreeMap, VecDeque};
 use vellum_engine::request::RequestId;
 use vellum_engine::storage::Disk;
 
-/// Steps in which nothing can be done but let time pass, after which a pool counts as hung.
-const PATIENCE_STEPS: u32 = 2000;
+/// Steps without an answer after which a pool counts as hung, whatever it does to its disks meanwhile.
+const PATIENCE_STEPS: u32 = 6000;
+/// Steps without an answer after which a crowded pool gets all the room it may want: writes may wait for it, for ever.
+/// In so many steps more time passes than the longest time-out has.
+const RELIEF_STEPS: u32 = 3000;
 
 /// Where only slow operations are in flight, one in so many chances completes one.
 const SLOW_COMPLETION_ONE_IN: u64 = 16;
@@ -43,7 +46,10 @@ pub struct Run<'a> {
     to_do: VecDeque<Op>,
     asked: BTreeMap<RequestId, Op>,
     next_id: u64,
-    idle_steps: u32,
+    /// Steps since the last answer to a client.
+    silent_steps: u32,
+    /// The last request that no client made: its answer is no sign of life.
+    relief: Option<RequestId>,
     /// Print everything that happens: `VELLUM_TRACE` is set.
     trace: bool,
     /// What has happened so far.
@@ -87,7 +93,8 @@ impl<'a> Run<'a> {
             to_do: ops.iter().cloned().collect(),
             asked: BTreeMap::new(),
             next_id: 1,
-            idle_steps: 0,
+            silent_steps: 0,
+            relief: None,
             trace: std::env::var_os("VELLUM_TRACE").is_some(),
             stats: Stats::default(),
         })
@@ -122,29 +129,48 @@ impl<'a> Run<'a> {
             }
             7 => self.machine.now_ms += *self.rng.pick(&[1, 10, 10, 300, 1500]),
             _ if can_ask || !busy.is_empty() => {}
-            _ => self.idle()?,
+            _ => self.machine.now_ms += 50,
         }
+        self.bound_silence()?;
         if self.rng.one_in(self.config.turn_one_in) { self.turn() } else { Ok(()) }
     }
 
     fn tell(&self, line: impl FnOnce() -> String) {
         if self.trace {
-            println!("[{} event {}] {}", self.model.now(), self.stats.disk_events, line());
+            println!(
+                "[{} event {} at {} ms] {}",
+                self.model.now(),
+                self.stats.disk_events,
+                self.machine.now_ms,
+                line()
+            );
         }
     }
 
-    fn idle(&mut self) -> Check {
-        self.machine.now_ms += 50;
-        self.idle_steps += 1;
-        if self.idle_steps > PATIENCE_STEPS {
-            let pending = self.model.describe_pending();
-            return Err(Violation(format!("the pool hangs; not answered: {pending}")));
+    /// What a pool does for itself, such as asking its host for room every second, is no sign of life: answers are.
+    fn bound_silence(&mut self) -> Check {
+        self.silent_steps += 1;
+        if self.config.crowded && self.silent_steps == RELIEF_STEPS {
+            let timeout_s = self.machine.core.settings().no_space_timeout_s;
+            if timeout_s > 0 {
+                return Err(self.hang(&format!("although writes fail after {timeout_s} s")));
+            }
+            self.relieve();
         }
-        Ok(())
+        if self.silent_steps > PATIENCE_STEPS { Err(self.hang("for ever")) } else { Ok(()) }
+    }
+
+    fn hang(&self, how: &str) -> Violation {
+        let (pending, status) = (self.model.describe_pending(), self.machine.core.status());
+        Violation(format!("the pool hangs {how}; not answered: {pending}; {status:?}"))
     }
 
     fn ask(&mut self) {
         let Some(op) = self.to_do.pop_front() else { return };
+        if let Op::HostRoom(data_pages, metadata_pages) = op {
+            self.tell(|| format!("{op:?}"));
+            return self.machine.disks.leave_free(data_pages, metadata_pages);
+        }
         let id = self.new_id();
         if let Some(request) = self.model.issue(id, &op) {
             self.tell(|| format!("ask {} {}", id.0, brief(&request)));
@@ -154,6 +180,15 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Gives the pool all the room it may want: nobody else would.
+    fn relieve(&mut self) {
+        self.tell(|| "all the room it may want".to_owned());
+        self.machine.disks.leave_free(None, None);
+        self.to_do.push_front(Op::Extend(2 * self.machine.core.status().data_blocks));
+        self.ask();
+        self.relief = Some(RequestId(self.next_id));
+    }
+
     fn new_id(&mut self) -> RequestId {
         self.next_id += 1;
         RequestId(self.next_id)
@@ -161,15 +196,16 @@ impl<'a> Run<'a> {
 
     /// A turn of the core; its operations reach the disks one by one, its replies the clients.
     fn turn(&mut self) -> Check {
-        self.machine.core.turn(self.machine.now_ms);
+        self.machine.turn();
         while let Some((side, ticket, operation)) = self.machine.core.next_operation() {
-            self.idle_steps = 0;
             self.tell(|| format!("    {side:?} {} {}", ticket.0, brief(&operation)));
             self.machine.disks.side(side).submit(ticket, operation);
             self.cut()?;
         }
         while let Some((id, reply)) = self.machine.core.next_reply() {
-            self.idle_steps = 0;
+            if self.relief != Some(id) {
+                self.silent_steps = 0;
+            }
             self.asked.remove(&id);
             self.tell(|| format!("answer {} {}", id.0, brief(&reply)));
             self.model.reply(id, reply)?;

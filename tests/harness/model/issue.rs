@@ -8,7 +8,7 @@ use crate::tag::{UNIT, Value, payload};
 use crate::workload::{Op, Selector, Span};
 use std::collections::BTreeMap;
 use vellum_engine::request::{NewVolume, Request, RequestId};
-use vellum_engine::settings::{DiscardPolicy, Settings};
+use vellum_engine::settings::{DiscardPolicy, NoSpace, Settings};
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VolumeId};
 
 impl Model {
@@ -36,7 +36,10 @@ impl Model {
             Op::Collapse(volume) => self.issue_collapse(*volume)?,
             Op::Checkpoint => (Asked::Checkpoint, Request::Checkpoint),
             Op::Trim(first_block) => (Asked::Trim, Request::Trim { first_block: *first_block }),
+            Op::Extend(data_blocks) => (Asked::Extend, Request::Extend { data_blocks: *data_blocks }),
             Op::Configure(selector) => (Asked::Configure, configure(*selector)),
+            // Not the pool's affair.
+            Op::HostRoom(..) => return None,
         };
         self.pending.insert(id, Pending { issued, what });
         Some(request)
@@ -183,7 +186,7 @@ impl Model {
         let size_bytes = blocks * BLOCK_BYTES;
         let units = vec![History::starting_with(Value::ZEROS); size_bytes as usize / UNIT];
         let (volume, new) = self.new_volume("v".to_owned(), size_bytes, units, false);
-        (Asked::Create { volume }, Request::CreateVolume { new, size_bytes })
+        (Asked::Create { volume }, Request::CreateVolume { new, size_bytes, reservation_bytes: 0 })
     }
 
     fn issue_snapshot(&mut self, sources: &[Selector]) -> Option<(Asked, Request)> {
@@ -275,12 +278,16 @@ impl Model {
     }
 }
 
-/// What becomes of freed space and of zeros, at random.
+/// What the pool does about space, at random: each byte of the number chooses one thing.
 fn configure(selector: Selector) -> Request {
-    let discard = [DiscardPolicy::Eager, DiscardPolicy::Eager, DiscardPolicy::Lazy, DiscardPolicy::Off];
+    let choice = |byte: u32, of: usize| (selector >> (8 * byte) & 0xff) as usize % of;
     let settings = Settings {
-        discard: discard[(selector % 4) as usize],
-        detect_zeros: selector >> 8 & 1 == 1,
+        discard: [DiscardPolicy::Eager, DiscardPolicy::Eager, DiscardPolicy::Lazy, DiscardPolicy::Off]
+            [choice(0, 4)],
+        detect_zeros: choice(1, 2) == 1,
+        no_space: [NoSpace::Stall, NoSpace::Stall, NoSpace::Error][choice(2, 3)],
+        no_space_timeout_s: [0, 5, 60][choice(3, 3)],
+        auto_extend_bytes: [0, 0, 0, 64 * BLOCK_BYTES][choice(4, 4)],
         ..Settings::default()
     };
     Request::Configure { settings: Box::new(settings) }

@@ -133,6 +133,7 @@ enum Asked {
     Flush,
     Checkpoint,
     Trim,
+    Extend,
     Configure,
     Close,
 }

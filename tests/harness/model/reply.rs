@@ -61,7 +61,10 @@ impl Model {
                 self.flushed = self.flushed.max(pending.issued);
                 Ok(())
             }
-            (Asked::Collapse { .. } | Asked::Checkpoint | Asked::Trim | Asked::Configure, _) => Ok(()),
+            (
+                Asked::Collapse { .. } | Asked::Checkpoint | Asked::Trim | Asked::Extend | Asked::Configure,
+                _,
+            ) => Ok(()),
             (_, outcome) => Err(Violation(format!("a reply that does not fit: {outcome:?}"))),
         }
     }
@@ -222,6 +225,8 @@ impl Model {
         match what {
             Asked::Delete { volumes } => error.kind() == ErrorKind::Busy && self.may_keep(volumes),
             Asked::Trim => error.kind() == ErrorKind::Busy && self.is_closing(),
+            // It is under way, or the pool is larger already.
+            Asked::Extend => refused,
             Asked::Read { volume, .. }
             | Asked::Change { volume, .. }
             | Asked::Hold { volume, .. }

@@ -75,6 +75,7 @@ impl SimDisk {
             }
         }
         disk.durable_size_bytes = disk.size_bytes;
+        disk.host = self.host.after_power_cut();
         disk.visible = disk.durable.clone();
         disk
     }
@@ -91,6 +92,7 @@ impl SimDisk {
         disk.volatile = self.volatile.clone();
         disk.next_number = self.next_number;
         disk.next_order = self.next_order;
+        disk.host = self.host.clone();
         for entry in self.in_flight.iter().filter(|entry| !entry.dead) {
             let Some(content) = content_of(&entry.operation) else { continue };
             for &(page, units) in &entry.rest {

@@ -13,14 +13,17 @@
 //! 7. Space that was never written reads as zeros. An extension that was not synced may be undone by a power cut.
 //! 8. Punched units read as zeros; after a power cut before a sync they hold either.
 //! 9. Every disk has its own sync.
-//! 10. Faults come from a [`FaultPlan`].
+//! 10. What is not allocated may find no room on the host: an allocation or write is refused, or a sync fails. An
+//!     allocation counts as such after a power cut only if a sync has covered it.
+//! 11. Faults come from a [`FaultPlan`].
 //!
 //! Operations stay in flight until somebody asks for a completion, and complete in random order. Everything is
 //! decided by the seed. Never keeps a promise that the list does not make. Files: `image.rs` (bytes),
-//! `volatile.rs` (what no sync has covered), `cut.rs` (power cut and kill), `fault.rs` (faults).
+//! `volatile.rs` (what no sync has covered), `cut.rs` (power cut and kill), `fault.rs` (faults), `host.rs` (room).
 
 mod cut;
 mod fault;
+mod host;
 mod image;
 mod power;
 #[cfg(test)]
@@ -32,8 +35,9 @@ pub use power::PowerSupply;
 
 use crate::rng::Rng;
 use crate::tag;
+use host::Host;
 use image::{Image, PAGE, UNIT, pages_of, units_in};
-use vellum_engine::storage::{Completion, Disk, DiskError, Operation, Ticket};
+use vellum_engine::storage::{Completion, Disk, DiskError, HostRoom, Operation, Ticket};
 use volatile::{Content, Cover, OperationNumber, Version, Volatile};
 
 /// One in so many operations takes its time, so that others, and much else, happen while it is in flight.
@@ -92,6 +96,7 @@ pub struct SimDisk {
     strikes: Vec<Strike>,
     counts: [u64; OperationKind::ALL.len()],
     power: PowerSupply,
+    host: Host,
 }
 
 impl SimDisk {
@@ -114,6 +119,7 @@ impl SimDisk {
             strikes: Vec::new(),
             counts: [0; OperationKind::ALL.len()],
             power: PowerSupply::endless(),
+            host: Host::default(),
         }
     }
 
@@ -130,6 +136,11 @@ impl SimDisk {
     /// Draws power from `power` from now on.
     pub fn set_power(&mut self, power: PowerSupply) {
         self.power = power;
+    }
+
+    /// The room on its host.
+    pub fn host(&mut self) -> &mut Host {
+        &mut self.host
     }
 
     /// The faults that have happened.
@@ -230,6 +241,22 @@ impl SimDisk {
     }
 
     fn complete_well(&mut self, entry: &mut InFlight) -> Result<(), DiskError> {
+        let (offset_bytes, length_bytes) = range_of(&entry.operation);
+        let pages = offset_bytes / PAGE as u64..(offset_bytes + length_bytes).div_ceil(PAGE as u64);
+        let is_refused = match &entry.operation {
+            Operation::Allocate { .. } => !self.host.has_room_for(&pages),
+            Operation::Write { .. } => self.host.refuses(&pages),
+            Operation::Sync => self.host.is_overcommitted(),
+            Operation::Read { .. } | Operation::Punch { .. } => false,
+        };
+        if is_refused {
+            return self.fail(entry, DiskError::NoSpace);
+        }
+        match &entry.operation {
+            Operation::Allocate { .. } | Operation::Write { .. } => self.host.add(entry.number, pages),
+            Operation::Punch { .. } => self.host.remove(entry.number, pages),
+            Operation::Read { .. } | Operation::Sync => {}
+        }
         if let Some(content) = content_of(&entry.operation) {
             self.take_effect_all(entry, &content);
         }
@@ -256,6 +283,7 @@ impl SimDisk {
 
     fn settle(&mut self, cover: &Cover) {
         self.volatile.settle(cover, &self.visible, &mut self.durable);
+        self.host.settle(cover);
         let durable_size_bytes = &mut self.durable_size_bytes;
         self.growths.retain(|growth| {
             let covered = !growth.doomed && cover.contains(growth.operation);
@@ -368,6 +396,10 @@ impl SimDisk {
 impl Disk for SimDisk {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn host_room(&self) -> Option<HostRoom> {
+        Some(self.host.room())
     }
 
     fn submit(&mut self, ticket: Ticket, operation: Operation) {
