@@ -11,8 +11,11 @@ const ENOSPC: u32 = 28;
 /// Somebody waits, and the status says so in all its words.
 fn must_tell_of_a_stall(bench: &Bench, status: &Status) {
     assert!(status.is_stalled(), "{status:?}");
-    let people = bench.pool.ok(&["pool", "status"]);
-    assert!(people.contains("out-of-space") && people.contains("waiting"), "{people}");
+    // Blocks may have come a moment ago, and be gone in the next.
+    wait_for("a status that tells people of the stall", || {
+        let people = bench.pool.ok(&["pool", "status"]);
+        (people.contains("out-of-space") && people.contains("waiting")).then_some(())
+    });
 }
 
 #[test]
