@@ -173,6 +173,23 @@ impl PoolDirectory {
         Ok((Disks { data, metadata }, made))
     }
 
+    /// Makes the directory if it is absent, an empty disk for metadata, and a link to `data`, which stays as it is. All that was
+    /// made is gone again unless [`Made::keep`] is called.
+    pub fn adopt_disks(&self, data: &Path) -> Result<(Disks, Made)> {
+        if self.has_pool()? {
+            return Err(taken(&self.data()).hint("choose another directory, or remove that pool first"));
+        }
+        let target =
+            std::path::absolute(data).map_err(|cause| Error::io(format!("'{}'", data.display()), &cause))?;
+        let disk = FileDisk::open(&target).map_err(|error| self.explain(error))?;
+        let mut made = Made::default();
+        self.create_directory(&mut made)?;
+        let metadata = self.create_disk(&self.metadata(), None, false, &mut made)?;
+        self.link(&self.data(), &target, &mut made)?;
+        sync_directory(&self.path)?;
+        Ok((Disks { data: disk, metadata }, made))
+    }
+
     fn create_directory(&self, made: &mut Made) -> Result<()> {
         match DirBuilder::new().mode(0o700).create(&self.path) {
             Ok(()) => made.paths.push((self.path.clone(), true)),
@@ -237,15 +254,21 @@ impl PoolDirectory {
             return Err(taken(name).hint("choose another directory, or remove that pool first"));
         }
         let disk = self.create_file(&target, force, made)?;
+        self.link(name, &target, made)?;
+        Ok(disk)
+    }
+
+    /// A link to `target` that gets its name when the pool is complete.
+    fn link(&self, name: &Path, target: &Path, made: &mut Made) -> Result<()> {
         let new = unfinished(name);
         if is_there(&new) {
             remove(&new)?;
         }
-        std::os::unix::fs::symlink(&target, &new)
+        std::os::unix::fs::symlink(target, &new)
             .map_err(|cause| Error::io(format!("cannot link '{}'", name.display()), &cause))?;
         made.paths.push((new, false));
         made.unfinished.push(name.to_owned());
-        Ok(disk)
+        Ok(())
     }
 
     /// A file in the directory. It gets its name when the pool is complete, unless it takes one that is there.
@@ -344,6 +367,9 @@ impl PoolDirectory {
 
     fn in_use_hint(&self) -> String {
         match self.owner() {
+            Some(owner) if owner.kernel => {
+                "deactivate it there and take it back by `vellum dm import`; if `vellum dm export` was interrupted, run it again to its end".to_owned()
+            }
             Some(owner) => format!(
                 "process {} on '{}' has the pool: stop it, or wait until it is done",
                 owner.pid, owner.host
@@ -356,7 +382,10 @@ impl PoolDirectory {
     pub fn owner(&self) -> Option<Owner> {
         let file = File::open(self.metadata()).ok()?;
         let slots = ROOT_SLOT_PAGES.into_iter().filter_map(|page| root_slot_owner(&file, page));
-        slots.max_by_key(|(generation, _)| *generation).map(|(_, owner)| owner).filter(|owner| owner.pid != 0)
+        slots
+            .max_by_key(|(generation, _)| *generation)
+            .map(|(_, owner)| owner)
+            .filter(|owner| owner.pid != 0 || owner.kernel)
     }
 
     /// Bytes that the data and the metadata file take on their file systems; none for devices.

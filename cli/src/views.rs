@@ -3,10 +3,15 @@
 //! Owns the public names. A field may be added; none changes its meaning or goes away. Sizes are in bytes, times in
 //! seconds since 1970 UTC; both are integers that may need 64 bits.
 
+mod dm;
 mod properties;
 mod space;
 mod usage;
 
+pub use dm::{
+    DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
+    DmLostView, DmRestoreView, DmThinView,
+};
 pub use properties::{NoSpaceView, PropertiesView, SettingsView};
 pub use space::{MetadataState, Shortage, SpaceState};
 pub use usage::{AskUsageView, UsageView, VolumeUsageView};

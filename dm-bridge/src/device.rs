@@ -103,6 +103,31 @@ impl<T: Target + ?Sized> Target for &mut T {
     }
 }
 
+/// A source with another first block than it has.
+pub struct WithFirst<S> {
+    /// Everything but the first block.
+    pub rest: S,
+    /// The first block.
+    pub first: Box<Block>,
+}
+
+impl<S: Source> Source for WithFirst<S> {
+    fn length_bytes(&self) -> io::Result<u64> {
+        self.rest.length_bytes()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.rest.read_at(offset, buffer)?;
+        if let Ok(from) = usize::try_from(offset)
+            && let Some(first) = self.first.get(from..)
+        {
+            let length = first.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&first[..length]);
+        }
+        Ok(())
+    }
+}
+
 /// A source seen as numbered blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Blocks<S> {

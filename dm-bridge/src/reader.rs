@@ -7,7 +7,7 @@
 use crate::device::{Blocks, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BlockTime, BtreeNode, DEVICE_ID_LIMIT, DeviceDetails, Superblock, data_block_sectors_are_valid,
+    BlockTime, BtreeNode, DEVICE_ID_LIMIT, DeviceDetails, NodeFlags, Superblock, data_block_sectors_are_valid,
 };
 use crate::stream::{PoolHeader, Run, Sink};
 use crate::tree::{Entries, LostKeys, Row, TreeWalk};
@@ -144,6 +144,17 @@ impl<S: Source> Metadata<S> {
             lost: Vec::new(),
             lenient: self.lenient,
         }
+    }
+
+    /// The root of a device's mappings, and the nodes right below it: those that a device shares it has in common with others.
+    pub fn upper_nodes(&self, device: &Device) -> Result<Vec<u64>> {
+        let Some(root) = device.root else { return Ok(Vec::new()) };
+        let node = self.blocks.read(root).and_then(|bytes| BtreeNode::decode(bytes, root, BlockTime::BYTES));
+        let node = node.map_err(|error| error.with_device(device.id.into()))?;
+        let below = if node.flags() == NodeFlags::Internal { node.len() } else { 0 };
+        // An empty root says nothing about what is shared.
+        let own = (!node.is_empty()).then_some(root);
+        Ok(own.into_iter().chain((0..below).map(|at| node.value_u64(at))).collect())
     }
 
     /// Gives the whole pool to `sink`, and tells what lenient reading passed over.

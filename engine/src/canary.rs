@@ -92,11 +92,15 @@ pub enum Canary {
     MovedUnsynced,
     /// L6: the data file is truncated while the older root slot still names blocks behind its end.
     TruncatedAheadOfSlots,
+    /// L6: the kernel gets blocks whose filling is not synced.
+    FilledUnsynced,
+    /// L6: the kernel gets a pool whose older root slot still says that nobody has it.
+    GivenByOneSlot,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 45] = [
         Self::SnapshotBeforeDurable,
         Self::SharedAsOwned,
         Self::NoSectorLocks,
@@ -140,6 +144,8 @@ impl Canary {
         Self::CheckpointWithoutRoom,
         Self::MovedUnsynced,
         Self::TruncatedAheadOfSlots,
+        Self::FilledUnsynced,
+        Self::GivenByOneSlot,
     ];
 }
 

@@ -37,11 +37,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod adopt;
 pub mod canary;
 pub mod check;
 pub mod data_path;
 pub mod error;
 pub mod format;
+pub mod hand_over;
 pub mod inspect;
 pub mod metadata;
 pub mod options;

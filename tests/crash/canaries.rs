@@ -27,6 +27,8 @@ const SHRINK_TRIAL: u64 = 17;
 /// Hosts that are full; for the rules of room.
 const LATE_HOSTS_TRIAL: u64 = 18;
 const FULL_METADATA_TRIAL: u64 = 19;
+/// A pool that is given to the kernel; for the rules of that.
+const HAND_OVER_TRIAL: u64 = 20;
 
 /// How a canary came to its end.
 struct Finding {
@@ -70,6 +72,7 @@ fn hunt(canary: Canary) -> Finding {
 fn find(canary: Canary, seed: u64) -> Option<Violation> {
     let trials = match canary {
         Canary::MovedUnsynced | Canary::TruncatedAheadOfSlots => SHRINK_TRIAL..=SHRINK_TRIAL,
+        Canary::FilledUnsynced | Canary::GivenByOneSlot => HAND_OVER_TRIAL..=HAND_OVER_TRIAL,
         Canary::RoomUncertain => LATE_HOSTS_TRIAL..=LATE_HOSTS_TRIAL,
         Canary::CheckpointWithoutRoom => FULL_METADATA_TRIAL..=FULL_METADATA_TRIAL,
         _ => 0..=LAST_TRIAL,
@@ -105,6 +108,9 @@ fn run_trial(seed: u64, trial: u64) -> Check<Stats> {
         9 => return late_punch_of_a_freed_block(seed),
         SHRINK_TRIAL => {
             return crate::shrink_pool::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
+        }
+        HAND_OVER_TRIAL => {
+            return crate::hand_over::random_cuts(seed).map(|()| Stats::default()).map_err(Violation::new);
         }
         LATE_HOSTS_TRIAL => return late_hosts(seed),
         FULL_METADATA_TRIAL => return full_metadata(seed),

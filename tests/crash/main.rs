@@ -4,6 +4,7 @@
 //! and `harness/driver/examine.rs` for what is done at a crash point.
 
 mod canaries;
+mod hand_over;
 mod shrink_pool;
 mod transfer;
 

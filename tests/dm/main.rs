@@ -5,8 +5,10 @@
 
 mod cuts;
 mod damage;
+mod export;
 mod fixtures;
 mod image;
+mod import;
 mod kernel;
 mod matrix;
 mod pools;

@@ -6,7 +6,7 @@
 //! Read first `sim_disk/mod.rs`, then `model/mod.rs`, `driver/mod.rs`. The tests that use it: `tests/model`,
 //! `tests/crash`, `tests/faults`.
 //!
-//! Four are other matters: `program.rs`, which runs real programs for `tests/clients`, `tests/kill` and `tests/space`;
+//! Five are other matters: `thin.rs`, thin devices for `tests/dm`; `program.rs`, which runs real programs for `tests/clients`, `tests/kill` and `tests/space`;
 //! `place.rs`, file systems for them; `nbd_client.rs`, for tests of a whole server; and `lab`, real kernels in virtual
 //! machines.
 
@@ -20,4 +20,5 @@ pub mod program;
 pub mod rng;
 pub mod sim_disk;
 pub mod tag;
+pub mod thin;
 pub mod workload;

@@ -8,7 +8,7 @@ use crate::tree::File;
 
 /// A module of the engine and what it may name, itself apart. `docs/architecture.md` draws this.
 /// Aligned memory is the one thing that `format` takes from `storage`: it makes pages, it does not move them.
-const MODULES: [(&str, &str); 16] = [
+const MODULES: [(&str, &str); 18] = [
     ("units", ""),
     ("canary", ""),
     ("error", "units"),
@@ -21,6 +21,8 @@ const MODULES: [(&str, &str); 16] = [
     ("data_path", "units error options settings request canary format storage metadata"),
     ("pool", "units error options settings request canary format storage metadata data_path"),
     ("shrink_pool", "units error options request canary format storage metadata pool check"),
+    ("hand_over", "units error options request canary format storage metadata pool shrink_pool::settle"),
+    ("adopt", "units error options format storage metadata pool check"),
     ("transfer", "units error request format"),
     ("check", "units error options request format storage metadata"),
     ("inspect", "units error options request format storage metadata"),
@@ -31,9 +33,9 @@ const MODULES: [(&str, &str); 16] = [
 const PACKAGES: [(&str, &[&str]); 7] = [
     ("vellum-engine", &[]),
     ("vellum-nbd-server", &["vellum-engine"]),
-    ("vellum-dm-bridge", &[]),
+    ("vellum-dm-bridge", &["vellum-engine"]),
     // The tests of the program use the harness; Cargo refuses a circle.
-    ("vellum-cli", &["vellum-engine", "vellum-nbd-server", "vellum-tests"]),
+    ("vellum-cli", &["vellum-engine", "vellum-nbd-server", "vellum-dm-bridge", "vellum-tests"]),
     ("vellum-tests", &["vellum-engine", "vellum-nbd-server", "vellum-dm-bridge"]),
     ("vellum-benches", &["vellum-engine", "vellum-tests"]),
     ("vellum-fuzz", &["vellum-engine", "vellum-nbd-server", "vellum-dm-bridge"]),

@@ -2,6 +2,7 @@
 //!
 //! Owns the words of the command line and all checks that need no pool. Read next: `commands/mod.rs`.
 
+pub mod dm;
 pub mod serve;
 mod setting;
 pub mod settings;
@@ -70,6 +71,9 @@ pub enum Command {
     /// Nothing of it can be seen before all of it has arrived and is proven. What was received is a snapshot, for it is
     /// what later streams start from; `vellum clone create` makes a volume of it.
     Receive(transfer::ReceiveArguments),
+    /// Check, dump and restore metadata of the kernel's dm-thin.
+    #[command(subcommand)]
+    Dm(dm::DmCommand),
     /// Serve all volumes and snapshots over NBD.
     Serve(serve::ServeArguments),
     /// Print the completions of a shell.

@@ -2,6 +2,7 @@
 //!
 //! Owns the way from arguments to an answer. Read next: `pool.rs`, `volumes.rs`; what a pool does is `manage/`'s.
 
+mod dm;
 mod pages;
 mod pool;
 mod repair;
@@ -26,6 +27,7 @@ pub fn run(arguments: Arguments, output: Output) -> Result<()> {
         Command::Clone(command) => volumes::clone(command, &arguments.directory()?, output),
         Command::Send(flags) => transfer::send(flags, &arguments.directory()?, output),
         Command::Receive(flags) => transfer::receive(flags, &arguments.directory()?, output),
+        Command::Dm(command) => dm::run(command, &arguments, output),
         Command::Serve(flags) => serve::run(flags, &arguments.directory()?, output),
     }
 }

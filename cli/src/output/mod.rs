@@ -1,8 +1,10 @@
 //! What goes to standard output and standard error.
 //!
 //! Owns where things go: results, as text or JSON, to standard output; notes for people and errors to standard error.
-//! Files: `text.rs` (views as text), `table.rs` (columns).
+//! Files: `text.rs` (views as text), `dm.rs` (those of dm-thin),
+//! `table.rs` (columns).
 
+pub mod dm;
 pub mod table;
 pub mod text;
 

@@ -75,6 +75,10 @@ impl<T: Target> OutBlocks<T> {
         self.next
     }
 
+    pub fn target(&self) -> &T {
+        &self.target
+    }
+
     pub fn is_full(&self) -> bool {
         self.next > self.limit
     }

@@ -24,6 +24,11 @@ use tree_builder::TreeBuilder;
 /// What stands in block 0 while the rest is written.
 const UNFINISHED: &[u8] = b"dm-thin metadata is being written here and is not complete\n";
 
+/// The mark of the writer whose metadata on a device was not finished, by the first block of the device.
+pub fn unfinished_mark(first_block: &[u8]) -> Option<[u8; 16]> {
+    first_block.strip_prefix(UNFINISHED)?.first_chunk().copied()
+}
+
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -53,6 +58,7 @@ pub struct MetadataWriter<T> {
     out: OutBlocks<T>,
     metadata_blocks: u64,
     packing: Packing,
+    mark: [u8; 16],
     header: Option<PoolHeader>,
     devices: TreeBuilder,
     details: TreeBuilder,
@@ -71,6 +77,7 @@ impl<T: Target> MetadataWriter<T> {
             out: OutBlocks::new(target, metadata_blocks),
             metadata_blocks,
             packing,
+            mark: [0; 16],
             header: None,
             devices: TreeBuilder::new(Tree::Devices, Packing::Full),
             details: TreeBuilder::new(Tree::Details, Packing::Full),
@@ -80,9 +87,64 @@ impl<T: Target> MetadataWriter<T> {
         })
     }
 
+    /// Says whose the metadata is while it is not finished: see [`unfinished_mark`].
+    pub fn with_mark(self, mark: [u8; 16]) -> Self {
+        Self { mark, ..self }
+    }
+
     /// What was written; complete once [`end`](Sink::end) has returned.
     pub fn written(&self) -> Written {
         self.written
+    }
+
+    /// Writes everything but the superblock, and makes it durable. For whoever has something to do before the kernel may take the pool;
+    /// [`Sink::end`] does both.
+    ///
+    /// Fails as that does.
+    pub fn prepare(&mut self) -> Result<Superblock> {
+        if self.device.is_some() {
+            return Err(invalid("the pool ends inside a device"));
+        }
+        let header = self.header()?.clone();
+        let empty = || TreeBuilder::new(Tree::Devices, Packing::Full);
+        let mapping_root = std::mem::replace(&mut self.devices, empty()).finish(&mut self.out)?;
+        let details_root = std::mem::replace(&mut self.details, empty()).finish(&mut self.out)?;
+        self.out.own(mapping_root);
+        self.out.own(details_root);
+        let data_space_map = space_maps::write_data_space_map(&mut self.out, header.nr_data_blocks)?;
+        let metadata_space_map = space_maps::write_metadata_space_map(&mut self.out, self.metadata_blocks)?;
+        self.no_space()?;
+        self.written.metadata_blocks_used = self.out.next();
+        self.written.metadata_blocks = self.metadata_blocks;
+        self.written.data_blocks_used = data_space_map.nr_allocated;
+        self.written.shared_nodes = self.out.shared_nodes;
+        let superblock = Superblock {
+            needs_check: false,
+            unknown_flags: 0,
+            uuid: header.uuid,
+            time: header.time,
+            transaction_id: header.transaction_id,
+            held_root: None,
+            data_space_map,
+            metadata_space_map,
+            mapping_root,
+            details_root,
+            data_block_sectors: header.data_block_sectors,
+            metadata_blocks_at_format: self.metadata_blocks,
+        };
+        self.out.sync()?;
+        Ok(superblock)
+    }
+
+    /// Writes the superblock that [`MetadataWriter::prepare`] made. Until here nothing on the device is believed; from here on,
+    /// all of it.
+    pub fn commit(&mut self, superblock: &Superblock) -> Result<()> {
+        self.out.write_first(&superblock.encode(0))
+    }
+
+    /// The device, to be read.
+    pub fn target(&self) -> &T {
+        self.out.target()
     }
 
     fn header(&self) -> Result<&PoolHeader> {
@@ -130,6 +192,7 @@ impl<T: Target> Sink for MetadataWriter<T> {
         }
         let mut first: Block = [0; BLOCK_BYTES];
         first[..UNFINISHED.len()].copy_from_slice(UNFINISHED);
+        first[UNFINISHED.len()..][..self.mark.len()].copy_from_slice(&self.mark);
         self.out.write_first(&first)
     }
 
@@ -188,39 +251,8 @@ impl<T: Target> Sink for MetadataWriter<T> {
     /// Fails with `NoSpace`, or `Limit` if no device is large enough, and says how many blocks it takes; the device then has
     /// a superblock that nobody accepts.
     fn end(&mut self) -> Result<()> {
-        if self.device.is_some() {
-            return Err(invalid("the pool ends inside a device"));
-        }
-        let header = self.header()?.clone();
-        let empty = || TreeBuilder::new(Tree::Devices, Packing::Full);
-        let mapping_root = std::mem::replace(&mut self.devices, empty()).finish(&mut self.out)?;
-        let details_root = std::mem::replace(&mut self.details, empty()).finish(&mut self.out)?;
-        self.out.own(mapping_root);
-        self.out.own(details_root);
-        let data_space_map = space_maps::write_data_space_map(&mut self.out, header.nr_data_blocks)?;
-        let metadata_space_map = space_maps::write_metadata_space_map(&mut self.out, self.metadata_blocks)?;
-        self.no_space()?;
-        self.written.metadata_blocks_used = self.out.next();
-        self.written.metadata_blocks = self.metadata_blocks;
-        self.written.data_blocks_used = data_space_map.nr_allocated;
-        self.written.shared_nodes = self.out.shared_nodes;
-        let superblock = Superblock {
-            needs_check: false,
-            unknown_flags: 0,
-            uuid: header.uuid,
-            time: header.time,
-            transaction_id: header.transaction_id,
-            held_root: None,
-            data_space_map,
-            metadata_space_map,
-            mapping_root,
-            details_root,
-            data_block_sectors: header.data_block_sectors,
-            metadata_blocks_at_format: self.metadata_blocks,
-        };
-        // Until here nothing on the device is believed; from here on, all of it.
-        self.out.sync()?;
-        self.out.write_first(&superblock.encode(0))
+        let superblock = self.prepare()?;
+        self.commit(&superblock)
     }
 }
 

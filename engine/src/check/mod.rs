@@ -24,7 +24,7 @@ use crate::format::{LOST_RANGES, RootSlot, SUPERBLOCK_PAGES, Superblock, VolumeK
 use crate::metadata::Metadata;
 use crate::metadata::files::Files;
 use crate::metadata::load::load;
-use crate::metadata::recovery::{Recovered, recover};
+use crate::metadata::recovery::{Recovered, recover, recover_without_log};
 use crate::storage::Disk;
 use crate::units::{PAGE_BYTES, VolumeId};
 use book::Book;
@@ -72,6 +72,7 @@ fn present_state(
             tell_recovered(&found, notes);
             (Some(found.metadata), true)
         }
+        Err(error) if error.kind() == ErrorKind::InUse => given_state(files, notes, error),
         Err(error) => {
             notes.add(moved(&error, format!("the pool cannot be opened: {}", error.message())));
             let slots = files.root_slots(&superblock.pool);
@@ -80,6 +81,20 @@ fn present_state(
                 load(files, superblock, slot, building).ok()
             });
             (loaded, false)
+        }
+    }
+}
+
+/// What the pool was when it was given to the kernel.
+fn given_state(files: &mut Files<'_>, notes: &mut Notes<'_>, refused: Error) -> (Option<Metadata>, bool) {
+    match recover_without_log(files) {
+        Ok(found) => {
+            notes.information.push(Information::Given);
+            (Some(found.metadata), false)
+        }
+        Err(_) => {
+            notes.add(refused);
+            (None, false)
         }
     }
 }

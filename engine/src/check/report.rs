@@ -94,6 +94,8 @@ pub enum Information {
     TailDropped(Sequence),
     /// The pool was not closed, or is open.
     NotClosed(Owner),
+    /// The kernel's dm-thin has the pool.
+    Given,
     /// Volumes whose deletion goes on with the next opening.
     DeletionsToFinish(u64),
     /// Virtual blocks of 64 KiB with sectors that an earlier repair could not save, those in a page that several volumes
@@ -119,6 +121,7 @@ impl fmt::Display for Information {
             Self::NotClosed(owner) => {
                 write!(out, "the pool was not closed by process {} on '{}'", owner.pid, owner.host)
             }
+            Self::Given => write!(out, "the kernel's dm-thin has the pool; what it changed is not looked at"),
             Self::DeletionsToFinish(volumes) => write!(out, "the deletion of {volumes} volumes goes on"),
             Self::LostBlocks(blocks) => {
                 write!(out, "{blocks} blocks hold sectors that an earlier repair could not save")

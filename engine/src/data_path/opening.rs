@@ -49,13 +49,6 @@ pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions)
 }
 
 fn refuse_read_only(found: &Recovered) -> Result<()> {
-    let slot = &found.metadata.slot;
-    if slot.owner.kernel {
-        return Err(Error::new(
-            ErrorKind::InUse,
-            "the kernel's dm-thin has the data file; take it back first",
-        ));
-    }
     if found.metadata.superblock.unknown_read_only_compatible() != 0 {
         return Err(Error::new(
             ErrorKind::Unsupported,

@@ -95,6 +95,29 @@ pub struct VolumeRecord {
 }
 
 impl VolumeRecord {
+    /// A volume of `size_bytes` with nothing mapped; who it is and when it was made is for the caller to fill in.
+    pub fn new_volume(size_bytes: u64) -> Self {
+        Self {
+            id: VolumeId(0),
+            uuid: [0; 16],
+            name: String::new(),
+            kind: VolumeKind::Volume,
+            state: VolumeState::Active,
+            origin: None,
+            size_bytes,
+            created_unix_s: 0,
+            generation_of_birth: Generation(0),
+            root: None,
+            holds: Vec::new(),
+            properties: Properties::default(),
+            key_slot: 0,
+            in_place_since: Generation(0),
+            deletion_deferred: false,
+            received: None,
+            unknown_tail: Vec::new(),
+        }
+    }
+
     /// Whether its name leads to it.
     pub fn has_name(&self) -> bool {
         self.state == VolumeState::Active && matches!(self.kind, VolumeKind::Volume | VolumeKind::Snapshot)

@@ -13,6 +13,7 @@ use crate::format::{
     SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord, VolumeState, WINDOW_BLOCKS,
 };
 use crate::options::{CreateOptions, Owner};
+use crate::request::Uuid;
 use crate::storage::{Buffer, Disk};
 use crate::units::{
     BLOCK_BYTES, DATA_BLOCKS_MAX, DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES, SectorMask,
@@ -29,7 +30,7 @@ pub fn create(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &CreateOpti
     refuse_existing(&mut files)?;
     let log = Extent { first: DataBlock(0), blocks: options.log_blocks };
     let mut state = first_state(options, log)?;
-    write_log(&mut files, options, &log)?;
+    write_log(&mut files, &options.uuid, &[log], Incarnation(0))?;
     files.metadata.allocate(0, state.forest.page_counts.len() * PAGE_BYTES as u64)?;
     for page in SUPERBLOCK_PAGES {
         files.metadata.write(page.offset_bytes(), state.superblock.encode().freeze())?;
@@ -156,15 +157,18 @@ fn map_log(state: &mut Metadata, log: &Extent) -> Result<()> {
     Ok(())
 }
 
-/// The log is written with zeros: overwriting what was written costs one flush, filling a hole costs two.
-fn write_log(files: &mut Files<'_>, options: &CreateOptions, log: &Extent) -> Result<()> {
-    let ring = LogRing::new(std::slice::from_ref(log), 0)?;
-    files.data.allocate(log.first.offset_bytes(), log.blocks * BLOCK_BYTES)?;
+/// Makes an empty log and syncs the data file. The log is written with zeros: overwriting what was written costs one flush,
+/// filling a hole costs two.
+pub fn write_log(files: &mut Files<'_>, pool: &Uuid, log: &[Extent], incarnation: Incarnation) -> Result<()> {
+    let ring = LogRing::new(log, 0)?;
+    for extent in log {
+        files.data.allocate(extent.first.offset_bytes(), extent.blocks * BLOCK_BYTES)?;
+    }
     let zeros = Buffer::zeroed(BLOCK_BYTES as usize).freeze();
     for block in ring.blocks() {
         files.data.write(block.offset_bytes(), zeros.clone())?;
     }
-    let head = LogHead { pool: options.uuid, incarnation: Incarnation(0) };
+    let head = LogHead { pool: *pool, incarnation };
     for offset in ring.head_page_offsets_bytes() {
         files.data.write(offset, head.encode().freeze())?;
     }

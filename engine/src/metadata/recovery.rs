@@ -110,6 +110,7 @@ fn recover_from(
     other: Option<&RootSlot>,
     building: Generation,
 ) -> Result<Recovered> {
+    refuse_given(&slot)?;
     let mut ring = LogRing::new(&slot.log, slot.log_position)?;
     check_log_head(files, superblock, &slot, &ring)?;
     let mut metadata = load(files, superblock, slot, building)?;
@@ -130,6 +131,36 @@ fn recover_from(
     let mut findings = Findings { records: records.len() as u64, ..Findings::default() };
     let checked = replay(files, &mut metadata, &ring, &records, synced, &mut findings)?;
     let incarnation = metadata.slot.incarnation;
+    Ok(Recovered { metadata, ring, sequence, incarnation, checked, findings })
+}
+
+/// A pool that the kernel has: its data file may be another's by now, the log in it too.
+fn refuse_given(slot: &RootSlot) -> Result<()> {
+    if !slot.owner.kernel {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InUse, "the kernel's dm-thin has the data file; take it back first"))
+}
+
+/// The state that a pool had when it was given to the kernel: what the newest root slot says, without a look at the log, which
+/// was empty then and may be overwritten by now.
+///
+/// Fails with `Invalid` if the kernel does not have the pool.
+pub fn recover_without_log(files: &mut Files<'_>) -> Result<Recovered> {
+    let superblock = files.superblock()?;
+    let [newest, other] = files.root_slots(&superblock.pool);
+    let slot = newest?;
+    if !slot.owner.kernel {
+        return Err(Error::invalid("the kernel does not have this pool"));
+    }
+    let building = Generation(slot.generation.0 + UNUSED_AHEAD);
+    let ring = LogRing::new(&slot.log, slot.log_position)?;
+    let (sequence, incarnation) = (slot.sequence, slot.incarnation);
+    let mut metadata = load(files, &superblock, slot, building)?;
+    if let Ok(other) = &other {
+        keep_other_pages(files, &mut metadata, other);
+    }
+    let (checked, findings) = Default::default();
     Ok(Recovered { metadata, ring, sequence, incarnation, checked, findings })
 }
 

@@ -85,7 +85,11 @@ pub fn shrink_pool(
 
 /// Brings what a crash left to its end, deletions too, and closes the pool. Gives the blocks that are promised to volumes and
 /// that they do not have yet.
-fn settle<'a>(data: &'a mut dyn Disk, metadata: &'a mut dyn Disk, options: &OpenOptions) -> Result<u64> {
+pub(crate) fn settle<'a>(
+    data: &'a mut dyn Disk,
+    metadata: &'a mut dyn Disk,
+    options: &OpenOptions,
+) -> Result<u64> {
     const IDLE_MS: u64 = 1000;
     // A count that never ends only keeps more free than is promised.
     const ROUNDS_MAX: u32 = 100_000;

@@ -1,0 +1,148 @@
+//! `vellum dm`: arguments of everything about the kernel's dm-thin.
+//!
+//! Owns the words of its commands. What they do is `commands/dm/`'s.
+
+use crate::size::Size;
+use clap::{Args, Subcommand};
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What to do with the kernel's dm-thin.
+#[derive(Debug, Subcommand)]
+pub enum DmCommand {
+    /// Check metadata of dm-thin strictly, and tell what is wrong, where, and what it costs. Writes nothing.
+    ///
+    /// Ends with the exit code `damaged` if it finds something. The kernel may not have the pool active.
+    Check {
+        /// The metadata.
+        #[arg(value_name = "FILE|DEV")]
+        metadata: PathBuf,
+    },
+    /// Give the pool to the kernel's dm-thin: write metadata of dm-thin for the same data file. The pool may not be served.
+    ///
+    /// Volumes and snapshots become thin devices with the numbers that they have here. What dm-thin has no word for is filled in
+    /// the data file first. At the end the kernel has the pool, and nobody else may write to it. Interrupted, the pool is what it
+    /// was, or the same command goes on where it stopped; `vellum pool status` says which.
+    Export(DmExport),
+    /// Make a pool of a thin pool of the kernel or of LVM, or take back the pool that was given away.
+    ///
+    /// With blocks of 64 KiB the data stays where it is, and the kernel's metadata cannot be used any more. Other pools, and with --copy or
+    /// --metadata-snapshot all, are copied into a new one. The metadata does not know how large devices are: name it by --size.
+    Import(DmImport),
+    /// Write metadata of dm-thin as XML, which thin_restore takes too.
+    Dump(DmDump),
+    /// Make metadata of dm-thin out of XML, as thin_dump writes it too.
+    Restore(DmRestore),
+}
+
+/// What to dump, and where to.
+#[derive(Debug, Args)]
+pub struct DmDump {
+    /// The metadata. The kernel may not have the pool active.
+    #[arg(value_name = "FILE|DEV")]
+    pub metadata: PathBuf,
+
+    /// Read the metadata snapshot; the pool may be active then.
+    #[arg(long)]
+    pub metadata_snapshot: bool,
+
+    /// Read past damage. What is lost is told by device.
+    #[arg(long)]
+    pub lenient: bool,
+
+    /// Write to this file, which must not be there; without it to standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Where the kernel will find its metadata.
+#[derive(Debug, Args)]
+pub struct DmExport {
+    /// Where the metadata goes: a device, or a file, which is made if it is absent.
+    #[arg(long, value_name = "FILE|DEV")]
+    pub metadata: PathBuf,
+
+    /// Make the file of this size, and not of that which fits the pool.
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
+
+    /// Take a file or device that holds something. What it holds is LOST.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What to import, and as what.
+#[derive(Debug, Args)]
+pub struct DmImport {
+    /// The kernel's metadata.
+    #[arg(long, value_name = "FILE|DEV")]
+    pub metadata: PathBuf,
+
+    /// The data of the thin pool. A pool that was given away knows it.
+    #[arg(long, value_name = "FILE|DEV")]
+    pub data: Option<PathBuf>,
+
+    /// Copy what is mapped into a new pool; the thin pool stays as it is.
+    #[arg(long)]
+    pub copy: bool,
+
+    /// Read the metadata snapshot, and copy: the pool may be active then. What is written to meanwhile may be copied in part.
+    #[arg(long)]
+    pub metadata_snapshot: bool,
+
+    /// Read past damage. Blocks that are lost read as errors until they are written or discarded.
+    #[arg(long)]
+    pub lenient: bool,
+
+    /// Call a device so; thin-DEVICE if it has no name yet. May be given several times.
+    #[arg(long, value_name = "DEVICE=NAME")]
+    pub name: Vec<OfDevice<String>>,
+
+    /// Give a device this size; without it what it had, or up to its last mapped block. May be given several times.
+    #[arg(long, value_name = "DEVICE=SIZE")]
+    pub size: Vec<OfDevice<Size>>,
+
+    /// How much the new pool may hold if it gets copies; without it a quarter more than is copied.
+    #[arg(long, value_name = "SIZE")]
+    pub pool_size: Option<Size>,
+}
+
+/// Something of a thin device, as DEVICE=VALUE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfDevice<T> {
+    /// Number of the device.
+    pub device: u32,
+    /// What it is to have.
+    pub value: T,
+}
+
+impl<T: FromStr<Err: Display>> FromStr for OfDevice<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (device, value) = text.split_once('=').ok_or("it has no '=': give DEVICE=VALUE")?;
+        let device = device.parse().map_err(|_| format!("'{device}' is no number of a device"))?;
+        Ok(Self { device, value: value.parse().map_err(|error: T::Err| error.to_string())? })
+    }
+}
+
+/// What to restore, and where to.
+#[derive(Debug, Args)]
+pub struct DmRestore {
+    /// The XML; `-` is standard input.
+    #[arg(short, long, value_name = "XML")]
+    pub input: PathBuf,
+
+    /// Where the metadata goes: a device, or a file that has its size.
+    #[arg(short, long, value_name = "FILE|DEV")]
+    pub output: PathBuf,
+
+    /// Make the file, of this size.
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
+
+    /// Take a file or device that holds something. What it holds is LOST.
+    #[arg(long)]
+    pub force: bool,
+}

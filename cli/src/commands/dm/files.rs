@@ -1,0 +1,135 @@
+//! Files and devices with dm-thin's metadata: how they are opened, made and watched.
+//!
+//! Owns who may have them meanwhile: a device that the kernel uses is refused, unless only its metadata snapshot is read.
+
+use crate::error::{Error, Result};
+use crate::exit::Kind;
+use crate::output::Output;
+use crate::size::Size;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::OFlags;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use vellum_dm_bridge::format::BLOCK_BYTES;
+use vellum_dm_bridge::{Source, Target};
+
+/// What a metadata file or device starts with while it is written, or before anything was.
+fn holds_nothing(first: &[u8]) -> bool {
+    first.iter().all(|byte| *byte == 0) || vellum_dm_bridge::unfinished_mark(first).is_some()
+}
+
+/// Opens metadata for reading. Unless it `may_be_active`, a device that the kernel uses is refused.
+pub fn open(path: &Path, may_be_active: bool) -> Result<File> {
+    open_with(path, OpenOptions::new().read(true), !may_be_active)
+}
+
+/// Opens a file or device that is to hold metadata. With `size` the file is made.
+pub fn open_target(path: &Path, size: Option<Size>, force: bool) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    if let Some(Size(bytes)) = size.filter(|_| force || path.symlink_metadata().is_err()) {
+        return make(path, bytes, options.create(true));
+    }
+    if size.is_some() {
+        return Err(Error::new(Kind::Exists, format!("'{}' is there already", path.display()))
+            .hint("leave --size out to keep its size; --force takes it, and what it holds is lost"));
+    }
+    let file = open_with(path, &options, true)?;
+    let mut first = [0; BLOCK_BYTES];
+    let read = FileExt::read_at(&file, &mut first, 0);
+    let read = read.map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
+    if !force && !holds_nothing(&first[..read]) {
+        return Err(Error::new(Kind::Exists, format!("'{}' holds something", path.display()))
+            .hint("name another; --force takes it, and what it holds is lost"));
+    }
+    Ok(file)
+}
+
+fn make(path: &Path, bytes: u64, options: &OpenOptions) -> Result<File> {
+    let cannot = |cause: io::Error| Error::io(format!("cannot make '{}'", path.display()), &cause);
+    let file = open_with(path, options, true)?;
+    file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(cannot)?;
+    // Its name has to be there after a power loss: others rely on what is in it.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)?;
+    Ok(file)
+}
+
+fn open_with(path: &Path, options: &OpenOptions, exclusive: bool) -> Result<File> {
+    let mut options = options.clone();
+    let is_device = path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+    if exclusive && is_device {
+        options.custom_flags(OFlags::EXCL.bits() as i32);
+    }
+    options.open(path).map_err(|cause| match cause.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::BUSY.raw_os_error() => {
+            Error::new(Kind::InUse, format!("the kernel or a program uses '{}'", path.display()))
+                .hint("deactivate the pool first, or read its metadata snapshot by --metadata-snapshot")
+        }
+        _ => match Error::io(format!("cannot open '{}'", path.display()), &cause) {
+            error if error.kind() == Kind::NotFound => error.hint("check the path; --size makes a new file"),
+            error => error,
+        },
+    })
+}
+
+/// Whether two paths lead to one file or device.
+pub fn are_same(one: &Path, other: &Path) -> Result<bool> {
+    let identity = |path: &Path| {
+        let metadata = path.metadata();
+        metadata.map_err(|cause| Error::io(format!("cannot look at '{}'", path.display()), &cause))
+    };
+    let (one, other) = (identity(one)?, identity(other)?);
+    let is_device = one.file_type().is_block_device() && other.file_type().is_block_device();
+    let is_file = one.dev() == other.dev() && one.ino() == other.ino();
+    Ok(is_file || is_device && one.rdev() == other.rdev())
+}
+
+/// A file whose reads and writes a progress bar counts.
+pub struct Watched {
+    file: File,
+    bar: ProgressBar,
+}
+
+impl Watched {
+    /// `what` is being done to the file.
+    pub fn new(file: File, what: &str, output: Output) -> Self {
+        let bar = if output.shows_progress() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template(&format!("{{spinner}} {what}, {{binary_bytes}} so far"));
+        Self { file, bar: bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())) }
+    }
+
+    /// Not watched, where something else tells how far it is.
+    pub fn quiet(file: File) -> Self {
+        Self { file, bar: ProgressBar::hidden() }
+    }
+
+    /// Where it is drawn.
+    pub fn bar(&self) -> ProgressBar {
+        self.bar.clone()
+    }
+}
+
+impl Source for Watched {
+    fn length_bytes(&self) -> io::Result<u64> {
+        self.file.length_bytes()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.bar.inc(buffer.len() as u64);
+        Source::read_at(&self.file, offset, buffer)
+    }
+}
+
+impl Target for Watched {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.bar.inc(bytes.len() as u64);
+        Target::write_at(&mut self.file, offset, bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+}

@@ -1,0 +1,280 @@
+//! `vellum dm import`: a thin pool of the kernel as a pool of Vellum.
+//!
+//! Owns which of three ways it goes: a pool that Vellum gave away comes back; a data file of blocks of 64 KiB is taken as it is;
+//! everything else is copied. Where the data is taken, the kernel's metadata is made unusable before the pool has its name, and what
+//! brings it back stands in the pool's directory until then: run again, it goes on.
+
+use super::files::{self, Watched};
+use crate::arguments::dm::DmImport;
+use crate::error::{Error, Result};
+use crate::exit::Kind;
+use crate::host;
+use crate::output::{Output, dm as text};
+use crate::pool_directory::{Disks, NewDisks, PoolDirectory};
+use crate::views::{DmImportView, DmImportedView, VolumeKind};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use vellum_dm_bridge::export::Failure;
+use vellum_dm_bridge::format::{BLOCK_BYTES, Block, DATA_BLOCK_SECTORS_MIN};
+use vellum_dm_bridge::import::{self, ImportOptions, Imported, ImportedVolume, Progress};
+use vellum_dm_bridge::{Metadata, WithFirst};
+use vellum_engine::adopt::{self, Given};
+use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
+use vellum_engine::request::Uuid;
+use vellum_engine::storage::{Disk, FileDisk};
+use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
+
+type Thin = Metadata<WithFirst<Watched>>;
+
+pub fn run(flags: &DmImport, directory: &PoolDirectory, output: Output) -> Result<()> {
+    super::super::pool::refuse_served(directory)?;
+    let import = Import { flags, directory, output };
+    let (thin, mark) = import.metadata()?;
+    let is_given = directory.owner().is_some_and(|owner| owner.kernel);
+    let must_stay = flags.copy || flags.metadata_snapshot;
+    let view = match (is_given, must_stay) {
+        (true, true) => {
+            return Err(Error::new(
+                Kind::Exists,
+                "there is a pool, which the kernel has; copies make a new one",
+            )
+            .hint("name another directory by --pool, or leave --copy and --metadata-snapshot out"));
+        }
+        (true, false) => import.take_back(&thin, mark)?,
+        (false, false) if thin.superblock().data_block_sectors == DATA_BLOCK_SECTORS_MIN => {
+            import.adopt(&thin)?
+        }
+        (false, _) => import.copy(&thin)?,
+    };
+    output.result(&view, text::import)
+}
+
+struct Import<'a> {
+    flags: &'a DmImport,
+    directory: &'a PoolDirectory,
+    output: Output,
+}
+
+impl Import<'_> {
+    /// The kernel's metadata. If an import of it was interrupted, with the superblock that it had before, and the mark that it has now.
+    fn metadata(&self) -> Result<(Thin, Option<Uuid>)> {
+        let path = &self.flags.metadata;
+        let file = files::open(path, self.flags.metadata_snapshot)?;
+        let mut first: Box<Block> = Box::new([0; BLOCK_BYTES]);
+        let read = file.read_exact_at(&mut first[..], 0);
+        read.map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
+        let mark = import::imported_mark(&first[..]);
+        if let Some(mark) = mark {
+            first = self.kept_first(&mark).ok_or_else(|| imported_before(path))?;
+        }
+        let source = WithFirst { rest: Watched::quiet(file), first };
+        let opened = match self.flags.metadata_snapshot {
+            true => Metadata::open_snapshot(source),
+            false => Metadata::open(source),
+        };
+        let metadata = opened.map_err(|error| super::explained(path, &error))?;
+        Ok((if self.flags.lenient { metadata.lenient() } else { metadata }, mark))
+    }
+
+    /// The superblock that was kept when `mark` took its place.
+    fn kept_first(&self, mark: &Uuid) -> Option<Box<Block>> {
+        let kept = std::fs::read(self.kept()).ok()?;
+        let (first, kept_mark) = kept.split_at_checked(BLOCK_BYTES)?;
+        (kept_mark == mark).then(|| first.first_chunk().copied().map(Box::new))?
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.directory.path().join("superblock.imported")
+    }
+
+    fn options(&self) -> Result<ImportOptions> {
+        Ok(ImportOptions {
+            uuid: host::new_uuid()?,
+            secret: host::new_secret()?,
+            nonce: host::open_options()?.nonce,
+            now_unix_s: host::now_unix_s(),
+            names: self.flags.name.iter().map(|named| (named.device, named.value.clone())).collect(),
+            sizes: self.flags.size.iter().map(|sized| (sized.device, sized.value.0)).collect(),
+            data_blocks: self.flags.pool_size.map(|size| crate::size::pool_blocks(size.0)).transpose()?,
+        })
+    }
+
+    /// A pool that was given away comes back with all that its own metadata knows.
+    fn take_back(&self, thin: &Thin, mark: Option<Uuid>) -> Result<DmImportView> {
+        let directory = self.directory;
+        if let Some(named) = &self.flags.data {
+            require_same(named, &directory.data())?;
+        }
+        let Disks { mut data, metadata: mut before } = directory.open_disks()?;
+        let given = adopt::given(&mut before).map_err(|error| directory.explain(error))?;
+        if mark.is_some_and(|mark| mark != mark_of(&given)) {
+            return Err(imported_before(&self.flags.metadata));
+        }
+        let path = directory.path().join("metadata.imported");
+        let _ = std::fs::remove_file(&path);
+        let mut target = FileDisk::create(&path, 0).map_err(|error| directory.explain(error))?;
+        let imported = self.adopted(thin, &mut data, &mut target, Some(&given));
+        let imported = imported.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
+        self.disown(&mark_of(&given))?;
+        let renamed = std::fs::rename(&path, directory.metadata());
+        renamed.map_err(|cause| Error::io(format!("cannot name '{}'", path.display()), &cause))?;
+        self.done()?;
+        Ok(self.view(&imported, true))
+    }
+
+    /// The data file is taken as it is.
+    fn adopt(&self, thin: &Thin) -> Result<DmImportView> {
+        let (mut disks, made) = self.directory.adopt_disks(self.data()?)?;
+        let imported = self.adopted(thin, &mut disks.data, &mut disks.metadata, None)?;
+        self.disown(&host::new_uuid()?)?;
+        drop(disks);
+        made.keep()?;
+        self.done()?;
+        Ok(self.view(&imported, true))
+    }
+
+    /// What is mapped is copied; data and metadata of the thin pool stay as they are.
+    fn copy(&self, thin: &Thin) -> Result<DmImportView> {
+        let source = files::open(self.data()?, true)?;
+        let (mut disks, made) = self.directory.create_disks(&NewDisks::default())?;
+        let options = self.options()?;
+        let bar = self.bar("copying");
+        let Disks { data, metadata } = &mut disks;
+        let imported = import::copy(thin, &source, data, metadata, &options, &mut told(&bar));
+        bar.finish_and_clear();
+        let imported = imported.map_err(|failure| self.explained(failure))?;
+        drop(disks);
+        made.keep()?;
+        Ok(self.view(&imported, false))
+    }
+
+    fn data(&self) -> Result<&Path> {
+        self.flags.data.as_deref().ok_or_else(|| {
+            Error::new(Kind::Usage, "the data of the thin pool is not named")
+                .hint("add --data FILE|DEV; only a pool that was given away by `vellum dm export` knows it")
+        })
+    }
+
+    fn adopted(
+        &self,
+        thin: &Thin,
+        data: &mut dyn Disk,
+        target: &mut dyn Disk,
+        given: Option<&Given>,
+    ) -> Result<Imported> {
+        let options = self.options()?;
+        let bar = self.bar("importing");
+        let imported = import::adopt(thin, data, target, given, &options, &mut told(&bar));
+        bar.finish_and_clear();
+        imported.map_err(|failure| self.explained(failure))
+    }
+
+    /// From here on the kernel cannot take the pool; what was there is kept until the pool has its name.
+    fn disown(&self, mark: &Uuid) -> Result<()> {
+        let path = &self.flags.metadata;
+        let cannot = |cause: std::io::Error| Error::io(format!("cannot change '{}'", path.display()), &cause);
+        let mut file = File::options().read(true).write(true).open(path).map_err(cannot)?;
+        let mut first = vec![0; BLOCK_BYTES];
+        file.read_exact_at(&mut first, 0).map_err(cannot)?;
+        if import::imported_mark(&first).is_some() {
+            return Ok(());
+        }
+        let kept = File::create(self.kept()).and_then(|kept| {
+            kept.write_all_at(&[&first[..], mark].concat(), 0)?;
+            kept.sync_all()?;
+            File::open(self.directory.path())?.sync_all()
+        });
+        kept.map_err(|cause| Error::io(format!("cannot write '{}'", self.kept().display()), &cause))?;
+        import::disown(&mut file, mark).map_err(|error| super::explained(path, &error))
+    }
+
+    fn done(&self) -> Result<()> {
+        let _ = std::fs::remove_file(self.kept());
+        let synced = File::open(self.directory.path()).and_then(|folder| folder.sync_all());
+        synced.map_err(|cause| Error::io("cannot sync the pool's directory", &cause))
+    }
+
+    fn explained(&self, failure: Failure) -> Error {
+        match failure {
+            Failure::Thin(error) => super::explained(&self.flags.metadata, &error),
+            Failure::Pool(error) => {
+                let error = self.directory.explain(error);
+                match error.kind() {
+                    Kind::Unsupported => {
+                        error.hint("--copy makes a new pool and leaves the thin pool as it is")
+                    }
+                    Kind::NoSpace => error.hint("make it larger, or copy into a new pool by --copy"),
+                    _ => error,
+                }
+            }
+            other => Error::new(Kind::Damaged, other.to_string()),
+        }
+    }
+
+    fn bar(&self, what: &str) -> ProgressBar {
+        if !self.output.shows_progress() {
+            return ProgressBar::hidden();
+        }
+        let style =
+            ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} blocks, {{eta}} left"));
+        ProgressBar::new(1).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+
+    fn view(&self, imported: &Imported, adopted: bool) -> DmImportView {
+        let lost = imported.lost.devices.iter();
+        let lost = lost
+            .flat_map(|(device, lost)| lost.iter().map(|range| super::dump::lost_view(Some(*device), range)));
+        let numbers = imported.lost.device_numbers.iter().map(|range| super::dump::lost_view(None, range));
+        DmImportView {
+            adopted,
+            size_bytes: imported.data_blocks * DATA_BLOCK_BYTES,
+            copied_bytes: imported.copied_bytes,
+            transaction_id: imported.transaction_id,
+            volumes: imported.volumes.iter().map(volume_view).collect(),
+            lost: lost.chain(numbers).collect(),
+        }
+    }
+}
+
+fn told(bar: &ProgressBar) -> impl FnMut(Progress) {
+    let bar = bar.clone();
+    move |progress: Progress| {
+        bar.set_length(progress.mappings_total);
+        bar.set_position(progress.mappings_done);
+    }
+}
+
+fn require_same(named: &Path, data: &Path) -> Result<()> {
+    if files::are_same(named, data)? {
+        return Ok(());
+    }
+    let message = format!("'{}' is not the data of the pool that was given away", named.display());
+    Err(Error::new(Kind::Mismatch, message).hint("leave --data out, or name another directory by --pool"))
+}
+
+/// What block 0 of the kernel's metadata says after an import: which giving away of which pool came back.
+fn mark_of(given: &Given) -> Uuid {
+    let mut mark = given.pool;
+    let times = given.incarnation.0.to_le_bytes().into_iter().chain(given.generation.0.to_le_bytes());
+    mark.iter_mut().zip(times).for_each(|(byte, time)| *byte ^= time);
+    mark
+}
+
+fn imported_before(path: &Path) -> Error {
+    Error::new(Kind::Exists, format!("'{}' was imported into a pool already", path.display()))
+        .hint("use that pool, or name the metadata that the kernel had last")
+}
+
+fn volume_view(volume: &ImportedVolume) -> DmImportedView {
+    let record = &volume.record;
+    DmImportedView {
+        device: volume.device,
+        number: record.id.0,
+        name: record.name.clone(),
+        uuid: uuid_text(&record.uuid),
+        kind: if record.kind == EngineKind::Snapshot { VolumeKind::Snapshot } else { VolumeKind::Volume },
+        size_bytes: record.size_bytes,
+    }
+}

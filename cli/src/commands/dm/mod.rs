@@ -1,0 +1,56 @@
+//! `vellum dm`: metadata of the kernel's dm-thin.
+//!
+//! Owns the way from the bridge's errors to the program's. Read next: `files.rs` (what is opened how), `check.rs`, `dump.rs`,
+//! `restore.rs`, `export.rs`, `import.rs`.
+
+mod check;
+mod dump;
+mod export;
+mod files;
+mod import;
+mod restore;
+
+use crate::arguments::Arguments;
+use crate::arguments::dm::DmCommand;
+use crate::error::{Error, Result};
+use crate::exit::Kind;
+use crate::output::Output;
+use std::path::Path;
+use vellum_dm_bridge::{Error as BridgeError, ErrorKind};
+
+pub fn run(command: &DmCommand, arguments: &Arguments, output: Output) -> Result<()> {
+    match command {
+        DmCommand::Check { metadata } => check::run(metadata, output),
+        DmCommand::Dump(flags) => dump::run(flags, output),
+        DmCommand::Export(flags) => export::run(flags, &arguments.directory()?, output),
+        DmCommand::Import(flags) => import::run(flags, &arguments.directory()?, output),
+        DmCommand::Restore(flags) => restore::run(flags, output),
+    }
+}
+
+/// The bridge's error, with the file it is about.
+fn explained(path: &Path, error: &BridgeError) -> Error {
+    let kind = match error.kind() {
+        ErrorKind::Io => Kind::Io,
+        ErrorKind::Damaged => Kind::Damaged,
+        ErrorKind::Unsupported => Kind::Unsupported,
+        ErrorKind::Invalid | ErrorKind::Xml => Kind::Invalid,
+        ErrorKind::Limit => Kind::Limit,
+        ErrorKind::NoSpace => Kind::NoSpace,
+        _ => Kind::Failure,
+    };
+    let place = error.place().to_string();
+    let place = if place.is_empty() { place } else { format!(" ({place})") };
+    Error::new(kind, format!("'{}'{place}: {}", path.display(), error.message())).hint(hint_of(error.kind()))
+}
+
+fn hint_of(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Damaged => "`vellum dm check` tells what is affected; `--lenient` reads what is left",
+        ErrorKind::Unsupported => "name the metadata device or file of a thin pool",
+        ErrorKind::Invalid | ErrorKind::Xml => "correct it at the place that is named",
+        ErrorKind::NoSpace => "name a larger device or file for the metadata",
+        ErrorKind::Limit => "dm-thin cannot hold this; nothing but less of it helps",
+        _ => Kind::Io.hint(),
+    }
+}

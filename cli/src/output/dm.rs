@@ -1,0 +1,110 @@
+//! What is told about dm-thin's metadata, as text for people.
+//!
+//! Owns the wording. Nothing parses it: programs take `--json`.
+
+use super::table::{Align, table};
+use crate::size::Size;
+use crate::views::{
+    DmCheckView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmLostView, DmRestoreView,
+};
+
+/// What a check found.
+pub fn check(view: &DmCheckView) -> String {
+    let mut lines: Vec<String> = view.findings.iter().map(finding).collect();
+    if view.unlisted_findings > 0 {
+        lines.push(format!("and {} findings more", view.unlisted_findings));
+    }
+    if view.counts_incomplete {
+        lines.push("note: damage hides owners, so counts that seem too high are not told".to_owned());
+    }
+    if view.needs_check {
+        lines.push("note: the kernel asks for a check before it writes again".to_owned());
+    }
+    let verdict = if view.clean { "sound" } else { "DAMAGED" };
+    lines.push(format!(
+        "{verdict}: {} devices, {} mapped blocks, {} data blocks, {} metadata blocks looked at",
+        view.devices, view.mappings, view.data_blocks_used, view.metadata_blocks_used
+    ));
+    lines.join("\n")
+}
+
+fn finding(finding: &DmFindingView) -> String {
+    let place = finding.place.as_ref().map_or(String::new(), |place| format!(" ({place})"));
+    let cost = finding.cost.as_ref().map_or(String::new(), |cost| format!("; {cost}"));
+    format!("{}{place}: {}{cost}", finding.defect, finding.message)
+}
+
+/// What was dumped to a file.
+pub fn dump(view: &DmDumpView) -> String {
+    let mut lines: Vec<String> = view.lost.iter().map(lost).collect();
+    let output = view.output.as_deref().unwrap_or("standard output");
+    lines.push(format!("{} devices and {} mapped blocks in '{output}'", view.devices, view.mappings));
+    lines.join("\n")
+}
+
+/// What could not be read.
+pub fn lost(lost: &DmLostView) -> String {
+    let what = match lost.device {
+        Some(device) => format!("device {device}, blocks"),
+        None => "devices with numbers".to_owned(),
+    };
+    let last = lost.last.map_or("the end".to_owned(), |last| last.to_string());
+    format!("lost: {what} {} to {last}: {}", lost.first, lost.message)
+}
+
+/// What was restored.
+pub fn restore(view: &DmRestoreView) -> String {
+    let note = |corrected: &crate::views::DmCorrectedView| {
+        let (device, declared, counted) = (corrected.device, corrected.declared, corrected.counted);
+        format!("note: device {device} has {counted} mapped blocks, and the XML says {declared}")
+    };
+    let mut lines: Vec<String> = view.corrected.iter().map(note).collect();
+    lines.push(format!(
+        "{} devices and {} mapped blocks in '{}', {} of {}",
+        view.devices,
+        view.mappings,
+        view.output,
+        Size(view.metadata_used_bytes),
+        Size(view.metadata_bytes)
+    ));
+    lines.join("\n")
+}
+
+/// What the kernel has now.
+pub fn export(view: &DmExportView) -> String {
+    let row = |device: &crate::views::DmThinView| {
+        [
+            device.device.to_string(),
+            device.name.clone(),
+            Size(device.size_bytes).to_string(),
+            Size(device.mapped_bytes).to_string(),
+        ]
+    };
+    let rows: Vec<_> = view.devices.iter().map(row).collect();
+    let columns =
+        [("DEVICE", Align::Right), ("NAME", Align::Left), ("SIZE", Align::Right), ("MAPPED", Align::Right)];
+    format!(
+        "{}\nthe kernel has the pool: metadata in '{}' ({} of {}), data in '{}', blocks of {} sectors",
+        table(columns, &rows),
+        view.metadata,
+        Size(view.metadata_used_bytes),
+        Size(view.metadata_bytes),
+        view.data,
+        view.data_block_sectors
+    )
+}
+
+/// What the pool has now.
+pub fn import(view: &DmImportView) -> String {
+    let mut lines: Vec<String> = view.lost.iter().map(lost).collect();
+    let row = |volume: &crate::views::DmImportedView| {
+        [volume.device.to_string(), volume.name.clone(), Size(volume.size_bytes).to_string()]
+    };
+    let rows: Vec<_> = view.volumes.iter().map(row).collect();
+    lines.push(table([("DEVICE", Align::Right), ("NAME", Align::Left), ("SIZE", Align::Right)], &rows));
+    lines.push(match view.adopted {
+        true => format!("a pool of {} on the data as it is", Size(view.size_bytes)),
+        false => format!("a pool of {}, {} copied", Size(view.size_bytes), Size(view.copied_bytes)),
+    });
+    lines.join("\n")
+}

@@ -1,0 +1,230 @@
+//! `vellum dm export` and `vellum dm import`: a pool goes to the kernel and comes back, and thin pools are taken.
+
+#[allow(dead_code)]
+mod common;
+
+use common::Bench;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use vellum_cli::exit::Kind;
+use vellum_engine::Pool;
+use vellum_engine::options::OpenOptions;
+use vellum_engine::request::Request;
+use vellum_engine::storage::FileDisk;
+use vellum_engine::units::BLOCK_BYTES;
+
+fn opened(directory: &Path) -> Pool<FileDisk> {
+    let open = |name: &str| FileDisk::open(directory.join(name)).unwrap();
+    Pool::open(open("data"), open("metadata"), &OpenOptions::default()).unwrap()
+}
+
+/// What every volume and snapshot holds.
+fn content(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut pool = opened(directory);
+    let volumes = pool.volumes();
+    let content = volumes
+        .into_iter()
+        .map(|info| (info.name, pool.read(info.id, 0, info.size_bytes).unwrap()))
+        .collect();
+    pool.close().unwrap();
+    content
+}
+
+/// A pool with a snapshot, a hole in a shared block, and a block of two layers.
+fn bench() -> Bench {
+    let bench = Bench::with_pool();
+    bench.ok(&["volume", "create", "disk", "--size", "1M"]);
+    let mut pool = opened(&bench.pool());
+    let disk = pool.find("disk").unwrap();
+    for block in 0..8 {
+        pool.write(disk, block * BLOCK_BYTES, vec![block as u8 + 1; BLOCK_BYTES as usize]).unwrap();
+    }
+    pool.close().unwrap();
+    bench.ok(&["snapshot", "create", "disk@monday"]);
+    let mut pool = opened(&bench.pool());
+    pool.request(Request::Discard { volume: disk, offset_bytes: 4096, length_bytes: 4096, fua: false })
+        .unwrap();
+    pool.write(disk, BLOCK_BYTES, vec![99; 4096]).unwrap();
+    pool.close().unwrap();
+    bench
+}
+
+#[test]
+fn a_pool_goes_to_the_kernel_and_comes_back() {
+    let bench = bench();
+    let before = content(&bench.pool());
+    let listed = bench.names("volume");
+    let thin = bench.path("tmeta").display().to_string();
+    let given = bench.json(&["dm", "export", "--metadata", &thin]);
+    assert_eq!((&given["copied_blocks"], &given["filled_blocks"]), (&1.into(), &1.into()), "{given}");
+    let device = |at: usize, field: &str| given["devices"][at][field].clone();
+    assert_eq!(
+        (device(0, "device"), device(0, "name"), device(0, "size_bytes")),
+        (1.into(), "disk".into(), (1 << 20).into())
+    );
+    assert_eq!((device(1, "name"), device(1, "kind")), ("disk@monday".into(), "snapshot".into()));
+    assert_eq!(given["data_blocks"], (64 << 20) / BLOCK_BYTES);
+    assert!(bench.ok(&["dm", "check", &thin]).starts_with("sound: 2 devices, 16 mapped blocks"));
+    assert!(fs::metadata(bench.pool().join("data")).unwrap().len() == 64 << 20);
+    // Nobody but the kernel has it now, and whoever asks learns what to do.
+    for command in [&["pool", "status"][..], &["volume", "list"], &["pool", "repair"]] {
+        let error = bench.fails(Kind::InUse, command);
+        assert!(error.contains("kernel") && error.contains("vellum dm import"), "{error}");
+    }
+    assert!(bench.ok(&["pool", "check"]).starts_with("note: the kernel's dm-thin has the pool"));
+    let other = bench.path("other").display().to_string();
+    bench.fails(Kind::InUse, &["dm", "export", "--metadata", &other]);
+    assert!(!fs::exists(&other).unwrap());
+    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin, "--copy"]);
+    bench.fails(Kind::Mismatch, &["dm", "import", "--metadata", &thin, "--data", &thin]);
+    let taken = bench.json(&["dm", "import", "--metadata", &thin]);
+    assert_eq!(
+        (&taken["adopted"], &taken["volumes"][1]["name"]),
+        (&true.into(), &"disk@monday".into()),
+        "{taken}"
+    );
+    assert_eq!(content(&bench.pool()), before);
+    assert_eq!(bench.names("volume"), listed);
+    assert!(bench.ok(&["pool", "check"]).starts_with("sound"));
+    // The kernel cannot take it any more.
+    bench.fails(Kind::Unsupported, &["dm", "dump", &thin]);
+    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin, "--data", &thin]);
+    assert!(!bench.pool().join("superblock.imported").exists());
+    bench.ok(&["dm", "export", "--metadata", &thin, "--force"]);
+    assert_eq!(bench.json(&["dm", "check", &thin])["clean"], true);
+}
+
+#[test]
+fn a_refused_export_leaves_the_pool_as_it_was() {
+    let bench = bench();
+    let before = content(&bench.pool());
+    let thin = bench.path("tmeta").display().to_string();
+    // What there is to do is told before it turns out that it does not fit.
+    let ran = bench.run(&["dm", "export", "--metadata", &thin, "--size", "16K"]);
+    assert_eq!(ran.code, i32::from(Kind::NoSpace.code()));
+    assert!(ran.err.contains("copying 1 blocks") && ran.err.contains("metadata blocks"), "{}", ran.err);
+    assert!(!fs::exists(&thin).unwrap());
+    fs::write(&thin, "somebody's").unwrap();
+    bench.fails(Kind::Exists, &["dm", "export", "--metadata", &thin]);
+    assert_eq!(fs::read_to_string(&thin).unwrap(), "somebody's");
+    for own in ["data", "metadata"].map(|name| bench.pool().join(name).display().to_string()) {
+        let error = bench.fails(Kind::Invalid, &["dm", "export", "--metadata", &own, "--force"]);
+        assert!(error.contains("belongs to the pool itself"), "{error}");
+    }
+    let server = bench.serve(&["serve"]);
+    bench.fails(Kind::InUse, &["dm", "export", "--metadata", &thin, "--force"]);
+    server.stop();
+    assert_eq!(content(&bench.pool()), before);
+}
+
+#[test]
+fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
+    let bench = bench();
+    let before = content(&bench.pool());
+    let thin = bench.path("tmeta").display().to_string();
+    let uuid = bench.json(&["pool", "status"])["uuid"].as_str().unwrap().to_owned();
+    bench.ok(&["dm", "export", "--metadata", &thin]);
+    // As if the power had gone just before the superblock.
+    let uuid = (0..16).map(|at| u8::from_str_radix(&uuid.replace('-', "")[2 * at..2 * at + 2], 16).unwrap());
+    let mut first = b"dm-thin metadata is being written here and is not complete\n".to_vec();
+    first.extend(uuid);
+    first.resize(4096, 0);
+    let file = fs::File::options().read(true).write(true).open(&thin).unwrap();
+    file.write_all_at(&first, 0).unwrap();
+    let error = bench.fails(Kind::Unsupported, &["dm", "import", "--metadata", &thin]);
+    assert!(error.contains("no dm-thin metadata"), "{error}");
+    bench.ok(&["dm", "export", "--metadata", &thin]);
+    assert_eq!(bench.json(&["dm", "check", &thin])["clean"], true);
+    // As if it had gone before the new metadata had its name.
+    let given = fs::read(bench.pool().join("metadata")).unwrap();
+    let mut superblock = vec![0; 4096];
+    file.read_exact_at(&mut superblock, 0).unwrap();
+    bench.ok(&["dm", "import", "--metadata", &thin]);
+    fs::write(bench.pool().join("metadata"), given).unwrap();
+    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
+    // It is kept with the mark that took its place.
+    let mut marked = vec![0; 4096];
+    file.read_exact_at(&mut marked, 0).unwrap();
+    let mark = vellum_dm_bridge::import::imported_mark(&marked).unwrap();
+    let kept = bench.pool().join("superblock.imported");
+    fs::write(&kept, [&superblock[..], &[0; 16]].concat()).unwrap();
+    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
+    let kept_bytes = [&superblock[..], &mark].concat();
+    fs::write(&kept, &kept_bytes).unwrap();
+    bench.ok(&["dm", "import", "--metadata", &thin]);
+    // What came back once does not come back for a later giving away.
+    let other = bench.path("other").display().to_string();
+    bench.ok(&["dm", "export", "--metadata", &other]);
+    fs::write(&kept, &kept_bytes).unwrap();
+    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
+    bench.ok(&["dm", "import", "--metadata", &other]);
+    assert_eq!(content(&bench.pool()), before);
+    assert!(bench.ok(&["pool", "check"]).starts_with("sound"));
+}
+
+const XML: &str =
+    "<superblock uuid=\"\" time=\"1\" transaction=\"3\" data_block_size=\"SECTORS\" nr_data_blocks=\"200\">
+  <device dev_id=\"0\" mapped_blocks=\"4\" transaction=\"0\" creation_time=\"0\" snap_time=\"1\">
+    <range_mapping origin_begin=\"0\" data_begin=\"0\" length=\"4\" time=\"0\"/>
+  </device>
+  <device dev_id=\"9\" mapped_blocks=\"2\" transaction=\"0\" creation_time=\"0\" snap_time=\"1\">
+    <range_mapping origin_begin=\"0\" data_begin=\"0\" length=\"2\" time=\"0\"/>
+  </device>
+</superblock>
+";
+
+/// Metadata and data of a thin pool with data at block 0.
+fn thin_pool(bench: &Bench, sectors: u64) -> [String; 2] {
+    let [xml, metadata, data] = ["xml", "tmeta", "tdata"].map(|name| bench.path(name).display().to_string());
+    fs::write(&xml, XML.replace("SECTORS", &sectors.to_string())).unwrap();
+    bench.ok(&["dm", "restore", "-i", &xml, "-o", &metadata, "--size", "1M"]);
+    let bytes: Vec<u8> = (0..4 * sectors).flat_map(|sector| [sector as u8 | 1; 512]).collect();
+    fs::write(&data, bytes).unwrap();
+    fs::File::options().write(true).open(&data).unwrap().set_len(200 * sectors * 512).unwrap();
+    [metadata, data]
+}
+
+#[test]
+fn a_thin_pool_is_adopted_where_it_is() {
+    let bench = Bench::empty();
+    let [metadata, data] = thin_pool(&bench, 128);
+    let before = fs::read(&data).unwrap();
+    bench.fails(Kind::Usage, &["dm", "import", "--metadata", &metadata]);
+    let arguments =
+        ["dm", "import", "--metadata", &metadata, "--data", &data, "--name", "0=root", "--size", "9=5M"];
+    let imported = bench.json(&arguments);
+    assert_eq!((&imported["adopted"], &imported["transaction_id"]), (&true.into(), &3.into()), "{imported}");
+    let content = content(&bench.pool());
+    assert_eq!((content[0].0.as_str(), content[1].0.as_str()), ("root", "thin-9"));
+    assert_eq!(content[0].1, before[..4 * BLOCK_BYTES as usize]);
+    assert_eq!(
+        (content[1].1.len(), &content[1].1[..2 * BLOCK_BYTES as usize]),
+        (5 << 20, &before[..2 * BLOCK_BYTES as usize])
+    );
+    assert_eq!(fs::read_link(bench.pool().join("data")).unwrap().display().to_string(), data);
+    assert_eq!(fs::read(&data).unwrap()[..4 * BLOCK_BYTES as usize], before[..4 * BLOCK_BYTES as usize]);
+    let status = bench.json(&["pool", "status"]);
+    assert_eq!(status["data_bytes"], 4 * BLOCK_BYTES);
+    assert!(bench.ok(&["pool", "check"]).starts_with("sound"));
+}
+
+#[test]
+fn other_block_sizes_and_copies_leave_the_thin_pool_alone() {
+    for (sectors, flags) in [(256, &[][..]), (128, &["--copy"])] {
+        let bench = Bench::empty();
+        let [metadata, data] = thin_pool(&bench, sectors);
+        let before = [&metadata, &data].map(|path| fs::read(path).unwrap());
+        let arguments = [&["dm", "import", "--metadata", &metadata, "--data", &data], flags].concat();
+        let imported = bench.json(&arguments);
+        assert_eq!(
+            (&imported["adopted"], &imported["copied_bytes"]),
+            (&false.into(), &(4 * sectors * 512).into())
+        );
+        assert_eq!([&metadata, &data].map(|path| fs::read(path).unwrap()), before);
+        let content = content(&bench.pool());
+        assert_eq!(content[0].1, before[1][..4 * sectors as usize * 512]);
+        assert_eq!(content[1].1, before[1][..2 * sectors as usize * 512]);
+        bench.fails(Kind::Exists, &arguments);
+    }
+}

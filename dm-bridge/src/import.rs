@@ -1,0 +1,361 @@
+//! A pool of dm-thin as a pool of Vellum: with the data file as it is, or with copies of what it maps.
+//!
+//! Owns who becomes which volume, how large, and how much of the sharing of nodes is kept: a device starts as the one before it with
+//! which it has most nodes in common, and gets what differs. Blocks are shared by their counts; times say nothing here. All
+//! mappings are read before anything is written. Told in `docs/dm-thin.md`.
+
+mod census;
+mod copies;
+mod names;
+mod put;
+
+use crate::device::{Source, Target};
+use crate::error::Error as ThinError;
+use crate::export::Failure;
+use crate::format::BLOCK_BYTES as THIN_BLOCK_BYTES;
+use crate::reader::{Metadata, Salvage};
+use census::{Census, Seen};
+use copies::{Copies, Places};
+use put::{Cursor, Put};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use vellum_engine::adopt::{Adoption, Given};
+use vellum_engine::error::{Error as PoolError, ErrorKind as PoolKind, Place};
+use vellum_engine::format::VolumeRecord;
+use vellum_engine::options::CreateOptions;
+use vellum_engine::request::Uuid;
+use vellum_engine::storage::Disk;
+use vellum_engine::units::{BLOCK_BYTES, VirtualBlock, VolumeId};
+
+/// What stands in block 0 of metadata whose pool was imported.
+const IMPORTED: &[u8] = b"this dm-thin metadata was imported into a pool of Vellum, which has the data now\n";
+/// The largest volume, in bytes.
+const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
+/// Blocks that can be noted as lost.
+const LOST_BLOCKS_MAX: u64 = 1 << 26;
+
+/// How a pool is imported. What is random comes from outside.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// The uuid of the pool, unless it was given away by Vellum.
+    pub uuid: Uuid,
+    /// Must be random.
+    pub secret: u64,
+    /// Must be random.
+    pub nonce: u32,
+    /// Now, in seconds since 1970.
+    pub now_unix_s: u64,
+    /// What devices are to be called.
+    pub names: BTreeMap<u32, String>,
+    /// How large devices are, in bytes: the metadata does not know.
+    pub sizes: BTreeMap<u32, u64>,
+    /// Data blocks of a pool that gets copies; enough for them and a quarter more, if none is named.
+    pub data_blocks: Option<u64>,
+}
+
+/// How far an import has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Mappings that were gone through.
+    pub mappings_done: u64,
+    /// All mappings, what is shared counted for each.
+    pub mappings_total: u64,
+}
+
+/// A device that became a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportedVolume {
+    /// Number of the thin device.
+    pub device: u32,
+    /// The volume.
+    pub record: VolumeRecord,
+    /// Mapped blocks of the thin device.
+    pub mapped_blocks: u64,
+}
+
+/// What was imported.
+#[derive(Debug, Default)]
+pub struct Imported {
+    /// Every device, by the number of its volume.
+    pub volumes: Vec<ImportedVolume>,
+    /// What lenient reading could not read; such blocks read as errors.
+    pub lost: Salvage,
+    /// Data blocks of the pool.
+    pub data_blocks: u64,
+    /// Bytes that were copied.
+    pub copied_bytes: u64,
+    /// Userspace's own number in the metadata, which LVM compares.
+    pub transaction_id: u64,
+}
+
+/// Makes a pool of the data file as it is. `data` holds the thin pool's data, in blocks of 64 KiB, and `target` is an empty
+/// disk for the pool's metadata. `given` is what is known of a pool that Vellum gave away.
+///
+/// Fails with `Unsupported` for other block sizes, `Mismatch` if `data` is too small, `NoSpace` if it has no room for a log. `target`
+/// is no pool then.
+pub fn adopt<S: Source>(
+    metadata: &Metadata<S>,
+    data: &mut dyn Disk,
+    target: &mut dyn Disk,
+    given: Option<&Given>,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Imported, Failure> {
+    let census = Census::take(metadata)?;
+    if census.blocks_a_block != 1 {
+        let message = format!(
+            "data blocks of {} bytes cannot be adopted, only copied into a pool",
+            census.blocks_a_block * BLOCK_BYTES
+        );
+        return Err(PoolError::new(PoolKind::Unsupported, message).into());
+    }
+    let there = data.size_bytes() / BLOCK_BYTES;
+    if there < census.nr_data_blocks {
+        let message = format!(
+            "the thin pool has {} data blocks, and the data file or device only {there}: is it the right one?",
+            census.nr_data_blocks
+        );
+        return Err(PoolError::new(PoolKind::Mismatch, message).into());
+    }
+    let create = create_options(options, there);
+    let used = &census.used;
+    let adoption = Adoption::begin(data, target, &create, given, options.nonce, &|block| used.has(block.0))?;
+    Import::of(metadata, census, given, options)?.run(
+        adoption,
+        &mut Places::Same,
+        create.data_blocks,
+        progress,
+    )
+}
+
+/// Makes a pool with copies of what the thin pool on `source` maps. `data` and `target` are empty disks; zeros are not copied.
+///
+/// Fails with `NoSpace` if the pool is to be smaller than what has to be copied.
+pub fn copy<S: Source>(
+    metadata: &Metadata<S>,
+    source: &dyn Source,
+    data: &mut dyn Disk,
+    target: &mut dyn Disk,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Imported, Failure> {
+    let census = Census::take(metadata)?;
+    let needed = census.used.count() * census.blocks_a_block;
+    let log = CreateOptions::log_blocks_for(needed + needed / 4 + 256);
+    let data_blocks = options.data_blocks.unwrap_or(needed + needed / 4 + log + 256);
+    let create = create_options(options, data_blocks);
+    if needed + create.log_blocks > data_blocks {
+        let message = format!(
+            "{needed} blocks may have to be copied, the log takes {}, and the pool is to have {data_blocks}: give it {} bytes",
+            create.log_blocks,
+            (needed + 2 * create.log_blocks) * BLOCK_BYTES
+        );
+        return Err(PoolError::new(PoolKind::NoSpace, message).into());
+    }
+    let adoption = Adoption::begin(data, target, &create, None, options.nonce, &|_| false)?;
+    let copies = Copies::new(source, census.blocks_a_block, create.log_blocks);
+    Import::of(metadata, census, None, options)?.run(
+        adoption,
+        &mut Places::Copies(copies),
+        data_blocks,
+        progress,
+    )
+}
+
+fn create_options(options: &ImportOptions, data_blocks: u64) -> CreateOptions {
+    CreateOptions {
+        data_blocks,
+        log_blocks: CreateOptions::log_blocks_for(data_blocks),
+        uuid: options.uuid,
+        secret: options.secret,
+        created_unix_s: options.now_unix_s,
+    }
+}
+
+/// Makes metadata unusable whose pool was imported, so that the kernel does not take the data too. Its first block is what
+/// brings it back.
+pub fn disown(target: &mut impl Target, pool: &Uuid) -> Result<(), ThinError> {
+    let mut first = vec![0; THIN_BLOCK_BYTES];
+    first[..IMPORTED.len()].copy_from_slice(IMPORTED);
+    first[IMPORTED.len()..][..pool.len()].copy_from_slice(pool);
+    let failed = |error| ThinError::io(0, "writing", error);
+    target.write_at(0, &first).map_err(failed)?;
+    target.sync().map_err(failed)
+}
+
+/// The pool that metadata was imported into, by its first block.
+pub fn imported_mark(first_block: &[u8]) -> Option<Uuid> {
+    first_block.strip_prefix(IMPORTED)?.first_chunk().copied()
+}
+
+/// A device on its way to be a volume.
+struct Member {
+    seen: Seen,
+    record: VolumeRecord,
+    /// Place in the order of volumes of the one that it starts as.
+    base: Option<usize>,
+}
+
+struct Import<'m, S> {
+    metadata: &'m Metadata<S>,
+    blocks_a_block: u64,
+    members: Vec<Member>,
+    next_volume: VolumeId,
+    imported: Imported,
+}
+
+impl<'m, S: Source> Import<'m, S> {
+    fn of(
+        metadata: &'m Metadata<S>,
+        census: Census,
+        given: Option<&Given>,
+        options: &ImportOptions,
+    ) -> Result<Self, Failure> {
+        let Census { blocks_a_block, transaction_id, devices, salvage, .. } = census;
+        let next_volume = given.map_or(VolumeId(1), |given| given.next_volume);
+        let is_whole = salvage.is_whole();
+        let mut members = names::members(devices, given, options, next_volume);
+        if is_whole {
+            choose_bases(metadata, &mut members)?;
+        }
+        for at in 0..members.len() {
+            let known =
+                given.is_some_and(|given| given.volumes.iter().any(|old| old.id == members[at].record.id));
+            // What is a snapshot of something is as large, and its last blocks may be unmapped.
+            let base = members[at].base.filter(|_| !known).map(|base| members[base].record.size_bytes);
+            let wanted = options.sizes.get(&members[at].seen.device.id).copied();
+            let size = size_of(&members[at], blocks_a_block, wanted, base)?;
+            members[at].record.size_bytes = size;
+        }
+        let last = members.iter().map(|member| member.record.id.0 + 1).max().unwrap_or(0);
+        let imported = Imported { lost: salvage, transaction_id, ..Imported::default() };
+        let next_volume = VolumeId(next_volume.0.max(last));
+        Ok(Self { metadata, blocks_a_block, members, next_volume, imported })
+    }
+
+    fn run(
+        mut self,
+        mut adoption: Adoption<'_>,
+        places: &mut Places<'_>,
+        data_blocks: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Imported, Failure> {
+        let mut told = Progress {
+            mappings_total: self.members.iter().map(|member| member.seen.mapped_blocks).sum(),
+            ..Progress::default()
+        };
+        progress(told);
+        let mut lost_blocks = 0;
+        for at in 0..self.members.len() {
+            self.member(&mut adoption, places, at, &mut lost_blocks)?;
+            told.mappings_done += self.members[at].seen.mapped_blocks;
+            progress(told);
+        }
+        adoption.finish(self.next_volume)?;
+        self.imported.copied_bytes = places.copied_bytes();
+        self.imported.data_blocks = data_blocks;
+        self.imported.volumes = self
+            .members
+            .into_iter()
+            .map(|Member { seen, record, .. }| ImportedVolume {
+                device: seen.device.id,
+                record,
+                mapped_blocks: seen.mapped_blocks,
+            })
+            .collect();
+        Ok(self.imported)
+    }
+
+    fn member(
+        &self,
+        adoption: &mut Adoption<'_>,
+        places: &mut Places<'_>,
+        at: usize,
+        lost_blocks: &mut u64,
+    ) -> Result<(), Failure> {
+        let member = &self.members[at];
+        let base = member.base.map(|base| &self.members[base]);
+        let volume = member.record.id;
+        adoption.volume(member.record.clone(), base.map(|base| base.record.id))?;
+        let mut put = Put { adoption, places, volume, blocks_a_block: self.blocks_a_block };
+        let own = Cursor::new(self.metadata.runs(&member.seen.device))?;
+        match base {
+            None => put.all(own)?,
+            Some(base) => {
+                let before = Cursor::new(self.metadata.runs(&base.seen.device))?;
+                // A block that was cut for the base may be whole here.
+                let end = base.record.size_bytes;
+                let bytes = self.blocks_a_block * BLOCK_BYTES;
+                let cut = (!end.is_multiple_of(bytes)).then_some(end / bytes);
+                put.differences(before, own, cut)?;
+            }
+        }
+        let size_blocks = member.record.size_bytes.div_ceil(BLOCK_BYTES);
+        for (first, last) in &member.seen.lost {
+            let first = first.saturating_mul(self.blocks_a_block);
+            let end = last.saturating_add(1).saturating_mul(self.blocks_a_block).min(size_blocks);
+            *lost_blocks += end.saturating_sub(first);
+            if *lost_blocks > LOST_BLOCKS_MAX {
+                let message = format!("more than {LOST_BLOCKS_MAX} blocks are lost: too much to be noted");
+                return Err(PoolError::new(PoolKind::Limit, message).at(Place::Volume(volume)).into());
+            }
+            (first..end).try_for_each(|block| put.adoption.lose(volume, VirtualBlock(block)))?;
+        }
+        adoption.cut(volume, member.record.size_bytes)?;
+        Ok(())
+    }
+}
+
+/// As large as was asked for, as it was, or as what it starts as; at least so that all that is mapped is inside.
+fn size_of(
+    member: &Member,
+    blocks_a_block: u64,
+    wanted: Option<u64>,
+    base: Option<u64>,
+) -> Result<u64, PoolError> {
+    let at = |error: PoolError| error.at(Place::Volume(member.record.id));
+    let mapped = member.seen.end.saturating_mul(blocks_a_block * BLOCK_BYTES);
+    if let Some(wanted) = wanted {
+        // The last block may be mapped beyond the end.
+        if wanted == 0
+            || wanted > VOLUME_BYTES_MAX
+            || !wanted.is_multiple_of(4096)
+            || wanted.next_multiple_of(blocks_a_block * BLOCK_BYTES) < mapped
+        {
+            let message = format!(
+                "device {} cannot have {wanted} bytes: blocks up to byte {mapped} are mapped, and sizes are multiples of 4096 up to {VOLUME_BYTES_MAX}",
+                member.seen.device.id
+            );
+            return Err(at(PoolError::invalid(message)));
+        }
+        return Ok(wanted);
+    }
+    let known = member.record.size_bytes;
+    // What was whole sectors before it was given away is whole blocks for the kernel.
+    let fits = known > 0 && known.next_multiple_of(blocks_a_block * BLOCK_BYTES) >= mapped;
+    let size = if fits { known } else { mapped.max(base.unwrap_or(0)).max(BLOCK_BYTES) };
+    if size > VOLUME_BYTES_MAX {
+        let message = format!(
+            "device {} is mapped up to byte {size}, and volumes end at {VOLUME_BYTES_MAX}",
+            member.seen.device.id
+        );
+        return Err(at(PoolError::new(PoolKind::Limit, message)));
+    }
+    Ok(size)
+}
+
+/// For each device the one before it that has most of its uppermost nodes.
+fn choose_bases<S: Source>(metadata: &Metadata<S>, members: &mut [Member]) -> Result<(), Failure> {
+    let mut owners: FxHashMap<u64, usize> = FxHashMap::default();
+    for (at, member) in members.iter_mut().enumerate() {
+        let nodes = metadata.upper_nodes(&member.seen.device)?;
+        let mut votes: FxHashMap<usize, u32> = FxHashMap::default();
+        nodes
+            .iter()
+            .filter_map(|node| owners.get(node))
+            .for_each(|owner| *votes.entry(*owner).or_default() += 1);
+        member.base = votes.into_iter().max_by_key(|(owner, votes)| (*votes, *owner)).map(|(owner, _)| owner);
+        owners.extend(nodes.into_iter().map(|node| (node, at)));
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! What is known of a thin pool before anything is written: its devices, how far they are mapped, which data blocks are in use.
+//!
+//! Owns the first of two readings of all mappings. Damage ends it, or is noted if reading is lenient.
+
+use crate::device::Source;
+use crate::error::{Error as ThinError, ErrorKind as ThinKind};
+use crate::export::Failure;
+use crate::reader::{Device, LostRange, Metadata, Salvage};
+use vellum_engine::units::{BLOCK_BYTES, DATA_BLOCKS_MAX};
+
+/// Data blocks of a thin pool that can be told apart in memory.
+const THIN_BLOCKS_MAX: u64 = 1 << 34;
+
+/// One bit a block.
+pub(super) struct Used(Vec<u64>);
+
+impl Used {
+    pub fn add(&mut self, first: u64, length: u64) {
+        for block in first..first + length {
+            self.0[(block / 64) as usize] |= 1 << (block % 64);
+        }
+    }
+
+    pub fn has(&self, block: u64) -> bool {
+        self.0.get((block / 64) as usize).is_some_and(|bits| bits & (1 << (block % 64)) != 0)
+    }
+
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|bits| u64::from(bits.count_ones())).sum()
+    }
+}
+
+/// What is known of a device before anything is written.
+pub(super) struct Seen {
+    pub device: Device,
+    pub mapped_blocks: u64,
+    /// Behind the last mapped block.
+    pub end: u64,
+    pub lost: Vec<(u64, u64)>,
+}
+
+/// All that is known of a thin pool before anything is written.
+pub(super) struct Census {
+    /// Blocks of 64 KiB of one of its data blocks.
+    pub blocks_a_block: u64,
+    pub nr_data_blocks: u64,
+    pub transaction_id: u64,
+    pub used: Used,
+    pub devices: Vec<Seen>,
+    pub salvage: Salvage,
+}
+
+impl Census {
+    pub fn take<S: Source>(metadata: &Metadata<S>) -> Result<Self, Failure> {
+        let header = metadata.header()?;
+        let blocks_a_block = u64::from(header.data_block_sectors) * 512 / BLOCK_BYTES;
+        let nr_data_blocks = header.nr_data_blocks;
+        if nr_data_blocks > THIN_BLOCKS_MAX
+            || !crate::format::data_block_sectors_are_valid(header.data_block_sectors)
+        {
+            let message = format!("{nr_data_blocks} data blocks of {} sectors", header.data_block_sectors);
+            return Err(ThinError::new(ThinKind::Limit, message).into());
+        }
+        let mut census = Self {
+            blocks_a_block,
+            nr_data_blocks,
+            transaction_id: header.transaction_id,
+            used: Used(vec![0; nr_data_blocks.div_ceil(64) as usize]),
+            devices: Vec::new(),
+            salvage: Salvage::default(),
+        };
+        let mut devices = metadata.devices();
+        for device in &mut devices {
+            census.device(metadata, device?)?;
+        }
+        census.salvage.device_numbers = devices.take_lost();
+        Ok(census)
+    }
+
+    pub fn device<S: Source>(&mut self, metadata: &Metadata<S>, device: Device) -> Result<(), Failure> {
+        let mut seen = Seen { device, mapped_blocks: 0, end: 0, lost: Vec::new() };
+        let mut runs = metadata.runs(&device);
+        while let Some(run) = runs.next().transpose()? {
+            self.used.add(run.data_begin, run.length);
+            seen.mapped_blocks += run.length;
+            // Larger than any volume, and so refused.
+            seen.end = run.virtual_begin.saturating_add(run.length);
+        }
+        let mut lost = runs.take_lost();
+        if device.root.is_none() {
+            let error = ThinError::new(ThinKind::Damaged, "the tree of devices does not have this one");
+            lost.push(LostRange { first: 0, last: u64::MAX, error: error.with_device(device.id.into()) });
+        }
+        seen.lost = lost.iter().map(|range| (range.first, range.last)).collect();
+        if !lost.is_empty() {
+            self.salvage.devices.push((device.id, lost));
+        }
+        self.devices.push(seen);
+        Ok(())
+    }
+}
+
+const _: () = assert!(DATA_BLOCKS_MAX <= THIN_BLOCKS_MAX);
