@@ -6,8 +6,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Delta, Extent, FIRST_FREE_PAGE, FORMAT_VERSION, LOST_RANGES, Properties, ROOT_SLOT_PAGES, RootSlot,
-    SUPERBLOCK_PAGES, Superblock, VolumeRecord,
+    Delta, Extent, FIRST_FREE_PAGE, LOST_RANGES, Properties, ROOT_SLOT_PAGES, RootSlot, SUPERBLOCK_PAGES,
+    Superblock, VolumeRecord,
 };
 use crate::metadata::counts::Counts;
 use crate::metadata::files::Files;
@@ -240,18 +240,9 @@ impl<'f> Adoption<'f> {
 }
 
 fn first_state(create: &CreateOptions, given: Option<&Given>, log: Vec<Extent>) -> Result<Metadata> {
-    let superblock = Superblock {
-        version: FORMAT_VERSION,
-        incompatible: 0,
-        read_only_compatible: 0,
-        block_bytes: BLOCK_BYTES as u32,
-        sector_bytes: SECTOR_BYTES as u32,
-        page_bytes: PAGE_BYTES as u32,
-        pool: given.map_or(create.uuid, |given| given.pool),
-        secret: create.secret,
-        created_unix_s: given.map_or(create.created_unix_s, |given| given.created_unix_s),
-        data_blocks_at_creation: create.data_blocks,
-    };
+    let (pool, created_unix_s) =
+        given.map_or((create.uuid, create.created_unix_s), |given| (given.pool, given.created_unix_s));
+    let superblock = Superblock::new(pool, create.secret, created_unix_s, create.data_blocks);
     let mut page_counts = Counts::new(FIRST_FREE_PAGE.0);
     for page in 0..FIRST_FREE_PAGE.0 {
         page_counts.increment(page)?;

@@ -5,8 +5,9 @@
 use crate::bench::{client, ok, text};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use tempfile::TempDir;
 use vellum_tests::program::{Pool, run, wait_for};
 
 const MIB: u64 = 1 << 20;
@@ -40,13 +41,30 @@ impl Drop for Loop {
     }
 }
 
+/// A pool of 64 MiB on two devices. The devices go before the files under them.
+struct OnDevices {
+    pool: Pool,
+    data: Loop,
+    metadata: Loop,
+    data_file: PathBuf,
+    metadata_file: PathBuf,
+    _folder: TempDir,
+}
+
+impl OnDevices {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [data_file, metadata_file] = ["data.img", "metadata.img"].map(|name| folder.path().join(name));
+        let data = Loop::new(&data_file, 64 * MIB);
+        let metadata = Loop::new(&metadata_file, 3 * MIB);
+        let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), folder.path().join("pool"));
+        pool.ok(&["pool", "create", "--size", "64M", "--data", &data.0, "--metadata", &metadata.0]);
+        Self { pool, data, metadata, data_file, metadata_file, _folder: folder }
+    }
+}
+
 pub fn devices_under_a_served_pool_grow(io: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let (data_file, metadata_file) = (folder.path().join("data.img"), folder.path().join("metadata.img"));
-    let data = Loop::new(&data_file, 64 * MIB);
-    let metadata = Loop::new(&metadata_file, 3 * MIB);
-    let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), folder.path().join("pool"));
-    pool.ok(&["pool", "create", "--size", "64M", "--data", &data.0, "--metadata", &metadata.0]);
+    let OnDevices { _folder, data_file, metadata_file, data, metadata, pool } = OnDevices::new();
     // What it is about is when writes fail and when they do not; that they wait by default is shown in `tests/space`.
     pool.ok(&["pool", "set", "no-space=error"]);
     let served = pool.serve(&["--io", io, "--volume", "disk=200T"]);
@@ -83,12 +101,7 @@ pub fn devices_under_a_served_pool_grow(io: &str) {
 }
 
 pub fn what_is_discarded_leaves_the_device_too(io: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let (data_file, metadata_file) = (folder.path().join("data.img"), folder.path().join("metadata.img"));
-    let data = Loop::new(&data_file, 64 * MIB);
-    let metadata = Loop::new(&metadata_file, 3 * MIB);
-    let pool = Pool::new(env!("CARGO_BIN_EXE_vellum"), folder.path().join("pool"));
-    pool.ok(&["pool", "create", "--size", "64M", "--data", &data.0, "--metadata", &metadata.0]);
+    let OnDevices { _folder, data_file, data: _data, metadata: _metadata, pool, .. } = OnDevices::new();
     let served = pool.serve(&["--io", io, "--volume", "disk=1G"]);
     let host_bytes = || std::fs::metadata(&data_file).unwrap().blocks() * 512;
     ok("qemu-io", &["-f", "raw", "-c", "write -P 7 0 40M", "-c", "flush", &pool.uri("disk")]);

@@ -9,13 +9,13 @@ use super::room::Room;
 use super::{Core, Key, Task, Then};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
+use crate::format::{Delta, VolumeKind, VolumeRecord, check_name};
 use crate::metadata::tree::LAST_KEY;
 use crate::metadata::{LOG_VOLUME, Metadata, name_is_taken};
 use crate::request::{NewVolume, Outcome, Request};
 use crate::settings::Settings;
 use crate::storage::Ticket;
-use crate::units::{BLOCK_BYTES, Generation, SECTOR_BYTES, VirtualBlock, VolumeId};
+use crate::units::{BLOCK_BYTES, SECTOR_BYTES, VirtualBlock, VolumeId};
 
 /// The largest volume, in bytes.
 pub(super) const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
@@ -181,19 +181,9 @@ impl Core {
             uuid: new.uuid,
             name: new.name.clone(),
             kind,
-            state: VolumeState::Active,
-            origin: None,
-            size_bytes: 0,
             created_unix_s: new.created_unix_s,
             generation_of_birth: self.metadata.forest.building,
-            root: None,
-            holds: Vec::new(),
-            properties: Properties::default(),
-            key_slot: 0,
-            in_place_since: Generation(0),
-            deletion_deferred: false,
-            received: None,
-            unknown_tail: Vec::new(),
+            ..VolumeRecord::new_volume(0)
         })
     }
 

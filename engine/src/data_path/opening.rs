@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{LogHead, ROOT_SLOT_PAGES, RootSlot, VolumeState};
 use crate::metadata::files::Files;
 use crate::metadata::recovery::{Checked, Fallback, Recovered, recover};
-use crate::metadata::{Metadata, SlotFacts, write_now};
+use crate::metadata::{Metadata, SlotFacts, write_slots};
 use crate::options::OpenOptions;
 use crate::storage::Disk;
 use crate::units::{BLOCK_BYTES, Incarnation, PAGE_BYTES, SECTOR_BYTES};
@@ -80,17 +80,14 @@ fn write_verdict(
     }
     let state = &mut found.metadata;
     make_room(files, state)?;
-    for _ in ROOT_SLOT_PAGES {
-        let facts = SlotFacts {
-            incarnation,
-            sequence: found.sequence,
-            log_position: found.ring.head,
-            clean: false,
-            owner: options.owner.clone(),
-        };
-        let generation = write_now(files, state, facts)?;
-        state.forest.pages.release(generation);
-    }
+    let facts = SlotFacts {
+        incarnation,
+        sequence: found.sequence,
+        log_position: found.ring.head,
+        clean: false,
+        owner: options.owner.clone(),
+    };
+    write_slots(files, state, &facts, ROOT_SLOT_PAGES.len())?;
     let head = LogHead { pool: state.superblock.pool, incarnation };
     files.data.write(found.ring.head_offset_bytes(incarnation), head.encode().freeze())?;
     files.data.sync()

@@ -66,6 +66,22 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// That of a pool of this version, with nothing special about it.
+    pub fn new(pool: Uuid, secret: u64, created_unix_s: u64, data_blocks: u64) -> Self {
+        Self {
+            version: FORMAT_VERSION,
+            incompatible: 0,
+            read_only_compatible: 0,
+            block_bytes: BLOCK_BYTES as u32,
+            sector_bytes: SECTOR_BYTES as u32,
+            page_bytes: PAGE_BYTES as u32,
+            pool,
+            secret,
+            created_unix_s,
+            data_blocks_at_creation: data_blocks,
+        }
+    }
+
     /// Whether a page starts as a superblock of any version does.
     pub fn is_one(bytes: &[u8]) -> bool {
         bytes.starts_with(MAGIC)

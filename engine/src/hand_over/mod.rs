@@ -17,7 +17,7 @@ use crate::metadata::files::Files;
 use crate::metadata::load::load_page;
 use crate::metadata::recovery::{Recovered, recover, recover_without_log};
 use crate::metadata::tree::{LAST_KEY, Root};
-use crate::metadata::{Fault, Metadata, SlotFacts, write_now};
+use crate::metadata::{Fault, Metadata, SlotFacts, write_slots};
 use crate::options::{OpenOptions, Owner};
 use crate::request::Uuid;
 use crate::shrink_pool::settle;
@@ -235,18 +235,14 @@ impl<'f> HandOver<'f> {
         let owner = Owner { host: host.to_owned(), kernel: true, ..Owner::default() };
         self.make_room()?;
         let slots = if canary::broken(Canary::GivenByOneSlot) { 1 } else { 2 };
-        for _ in 0..slots {
-            let facts = SlotFacts {
-                incarnation: self.incarnation,
-                sequence: self.sequence,
-                log_position: self.log_position,
-                clean: true,
-                owner: owner.clone(),
-            };
-            let generation = write_now(&mut self.files, &mut self.state, facts)?;
-            self.state.forest.pages.release(generation);
-        }
-        Ok(())
+        let facts = SlotFacts {
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+            log_position: self.log_position,
+            clean: true,
+            owner,
+        };
+        write_slots(&mut self.files, &mut self.state, &facts, slots)
     }
 
     /// Makes sure of the pages of two checkpoints.

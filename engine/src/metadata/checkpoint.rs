@@ -24,6 +24,7 @@ pub struct Frozen {
 }
 
 /// What a checkpoint says beside the trees.
+#[derive(Clone)]
 pub struct SlotFacts {
     /// The opening that writes it.
     pub incarnation: Incarnation,

@@ -9,15 +9,15 @@ use super::tree::{Fault, Forest};
 use super::{LOG_VOLUME, Metadata, VolumeTable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Extent, FIRST_FREE_PAGE, FORMAT_VERSION, LogHead, Properties, ROOT_SLOT_PAGES, RootSlot,
-    SUPERBLOCK_PAGES, Superblock, VolumeKind, VolumeRecord, VolumeState, WINDOW_BLOCKS,
+    Extent, FIRST_FREE_PAGE, LogHead, ROOT_SLOT_PAGES, RootSlot, SUPERBLOCK_PAGES, Superblock, VolumeKind,
+    VolumeRecord, WINDOW_BLOCKS,
 };
 use crate::options::{CreateOptions, Owner};
 use crate::request::Uuid;
 use crate::storage::{Buffer, Disk};
 use crate::units::{
-    BLOCK_BYTES, DATA_BLOCKS_MAX, DataBlock, Generation, Incarnation, PAGE_BYTES, SECTOR_BYTES, SectorMask,
-    Sequence, VirtualBlock, VolumeId,
+    BLOCK_BYTES, DATA_BLOCKS_MAX, DataBlock, Generation, Incarnation, PAGE_BYTES, SectorMask, Sequence,
+    VirtualBlock, VolumeId,
 };
 
 /// Pages that a new metadata file has at least.
@@ -105,18 +105,7 @@ fn first_state(options: &CreateOptions, log: Extent) -> Result<Metadata> {
 }
 
 fn superblock(options: &CreateOptions) -> Superblock {
-    Superblock {
-        version: FORMAT_VERSION,
-        incompatible: 0,
-        read_only_compatible: 0,
-        block_bytes: BLOCK_BYTES as u32,
-        sector_bytes: SECTOR_BYTES as u32,
-        page_bytes: PAGE_BYTES as u32,
-        pool: options.uuid,
-        secret: options.secret,
-        created_unix_s: options.created_unix_s,
-        data_blocks_at_creation: options.data_blocks,
-    }
+    Superblock::new(options.uuid, options.secret, options.created_unix_s, options.data_blocks)
 }
 
 pub(super) fn log_volume(log: &Extent, created_unix_s: u64) -> VolumeRecord {
@@ -125,19 +114,9 @@ pub(super) fn log_volume(log: &Extent, created_unix_s: u64) -> VolumeRecord {
         uuid: [0; 16],
         name: "log".to_owned(),
         kind: VolumeKind::Hidden,
-        state: VolumeState::Active,
-        origin: None,
-        size_bytes: log.blocks * BLOCK_BYTES,
         created_unix_s,
         generation_of_birth: Generation(1),
-        root: None,
-        holds: Vec::new(),
-        properties: Properties::default(),
-        key_slot: 0,
-        in_place_since: Generation(0),
-        deletion_deferred: false,
-        received: None,
-        unknown_tail: Vec::new(),
+        ..VolumeRecord::new_volume(log.blocks * BLOCK_BYTES)
     }
 }
 
@@ -195,6 +174,20 @@ pub fn write_now(files: &mut Files<'_>, state: &mut Metadata, facts: SlotFacts) 
     written?;
     write_slot(files, &state.superblock.pool, &slot)?;
     Ok(slot.generation)
+}
+
+/// Writes the present state so many times, each time into the older slot: by two both slots say it.
+pub fn write_slots(
+    files: &mut Files<'_>,
+    state: &mut Metadata,
+    facts: &SlotFacts,
+    slots: usize,
+) -> Result<()> {
+    for _ in 0..slots {
+        let generation = write_now(files, state, facts.clone())?;
+        state.forest.pages.release(generation);
+    }
+    Ok(())
 }
 
 fn write_slot(files: &mut Files<'_>, pool: &[u8; 16], slot: &RootSlot) -> Result<()> {

@@ -31,7 +31,7 @@ mod volume_table;
 pub use assemble::{Parts, assemble};
 pub use checkpoint::{Frozen, SlotFacts};
 pub use counts::LoadedCounts;
-pub use create::{create, write_checkpoint, write_log, write_now};
+pub use create::{create, write_checkpoint, write_log, write_now, write_slots};
 pub use index_tree::IndexTree;
 pub use log_ring::{LogRing, PAGES_PER_BLOCK};
 pub use tree::{Fault, Forest, Found};

@@ -4,10 +4,10 @@
 //! pool was closed, so that nothing in its log matters and the secret is not needed. Read next: `mod.rs`.
 
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{FORMAT_VERSION, ROOT_SLOT_PAGES, RootSlot, SUPERBLOCK_PAGES, Superblock};
+use crate::format::{ROOT_SLOT_PAGES, RootSlot, SUPERBLOCK_PAGES, Superblock};
 use crate::metadata::files::Files;
 use crate::request::Uuid;
-use crate::units::{BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES};
+use crate::units::PAGE_BYTES;
 
 /// The superblock, and what is wrong with its copies. `secret` is taken if it has to be made anew.
 pub(super) fn superblock(files: &mut Files<'_>, secret: u64) -> Result<(Superblock, Vec<Error>)> {
@@ -47,16 +47,5 @@ fn made_anew(files: &mut Files<'_>, secret: u64) -> Option<Superblock> {
     }
     let (pool, newest) = slots.iter().max_by_key(|(_, slot)| slot.generation)?;
     let of_one_pool = slots.iter().all(|(other, _)| other == pool);
-    (of_one_pool && newest.clean).then_some(Superblock {
-        version: FORMAT_VERSION,
-        incompatible: 0,
-        read_only_compatible: 0,
-        block_bytes: BLOCK_BYTES as u32,
-        sector_bytes: SECTOR_BYTES as u32,
-        page_bytes: PAGE_BYTES as u32,
-        pool: *pool,
-        secret,
-        created_unix_s: 0,
-        data_blocks_at_creation: newest.data_blocks,
-    })
+    (of_one_pool && newest.clean).then(|| Superblock::new(*pool, secret, 0, newest.data_blocks))
 }

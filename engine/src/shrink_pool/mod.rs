@@ -18,7 +18,7 @@ use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::files::Files;
 use crate::metadata::recovery::{Recovered, recover};
-use crate::metadata::{Metadata, SlotFacts, write_now};
+use crate::metadata::{Metadata, SlotFacts, write_slots};
 use crate::options::{OpenOptions, Owner};
 use crate::pool::Pool;
 use crate::storage::Disk;
@@ -179,18 +179,14 @@ impl<'f, 'p> Shrink<'f, 'p> {
     fn write_both_slots(&mut self, page_numbers: u64) -> Result<()> {
         self.make_room(page_numbers)?;
         let slots = if canary::broken(Canary::TruncatedAheadOfSlots) { 1 } else { 2 };
-        for _ in 0..slots {
-            let facts = SlotFacts {
-                incarnation: self.incarnation,
-                sequence: self.sequence,
-                log_position: self.log_position,
-                clean: true,
-                owner: Owner::default(),
-            };
-            let generation = write_now(&mut self.files, &mut self.state, facts)?;
-            self.state.forest.pages.release(generation);
-        }
-        Ok(())
+        let facts = SlotFacts {
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+            log_position: self.log_position,
+            clean: true,
+            owner: Owner::default(),
+        };
+        write_slots(&mut self.files, &mut self.state, &facts, slots)
     }
 
     /// Gives what is behind the end back to the host. Whether the file could be truncated.
