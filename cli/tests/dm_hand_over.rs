@@ -8,11 +8,11 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vellum_cli::exit::Kind;
-use vellum_engine::Pool;
 use vellum_engine::options::OpenOptions;
 use vellum_engine::request::Request;
 use vellum_engine::storage::FileDisk;
 use vellum_engine::units::BLOCK_BYTES;
+use vellum_engine::{Pool, adopt};
 
 fn opened(directory: &Path) -> Pool<FileDisk> {
     let open = |name: &str| FileDisk::open(directory.join(name)).unwrap();
@@ -123,13 +123,20 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     let bench = bench();
     let before = content(&bench.pool());
     let thin = bench.path("tmeta").display().to_string();
-    let uuid = bench.json(&["pool", "status"])["uuid"].as_str().unwrap().to_owned();
     bench.ok(&["dm", "export", "--metadata", &thin]);
     // As if the power had gone just before the superblock.
-    let uuid = (0..16).map(|at| u8::from_str_radix(&uuid.replace('-', "")[2 * at..2 * at + 2], 16).unwrap());
-    let mut first = b"dm-thin metadata is being written here and is not complete\n".to_vec();
-    first.extend(uuid);
-    first.resize(4096, 0);
+    let given = adopt::given(&mut FileDisk::open(bench.pool().join("metadata")).unwrap()).unwrap();
+    let unfinished = |incarnation: u64| {
+        let mut first = b"dm-thin metadata is being written here and is not complete\n".to_vec();
+        first.extend(given.pool.into_iter().chain(incarnation.to_le_bytes()));
+        first.resize(4096, 0);
+        first
+    };
+    // What an earlier export has left elsewhere does not go on: the kernel may have written since.
+    let old = bench.path("old").display().to_string();
+    fs::write(&old, [unfinished(given.incarnation.0 - 1), vec![0; 4 << 20]].concat()).unwrap();
+    bench.fails(Kind::InUse, &["dm", "export", "--metadata", &old]);
+    let first = unfinished(given.incarnation.0);
     let file = fs::File::options().read(true).write(true).open(&thin).unwrap();
     file.write_all_at(&first, 0).unwrap();
     let error = bench.fails(Kind::Unsupported, &["dm", "import", "--metadata", &thin]);
@@ -227,4 +234,25 @@ fn other_block_sizes_and_copies_leave_the_thin_pool_alone() {
         assert_eq!(content[1].1, before[1][..2 * sectors as usize * 512]);
         bench.fails(Kind::Exists, &arguments);
     }
+}
+
+#[test]
+fn what_holds_something_or_is_under_a_loop_device_is_no_target() {
+    let bench = bench();
+    let thin = bench.path("tmeta").display().to_string();
+    let mut bytes = vec![0; 4 << 20];
+    bytes[(64 << 10) + 64] = 1;
+    fs::write(&thin, &bytes).unwrap();
+    let error = bench.fails(Kind::Exists, &["dm", "export", "--metadata", &thin]);
+    assert!(error.contains("holds something") && error.contains("--force"), "{error}");
+    fs::write(&thin, vec![0; 4 << 20]).unwrap();
+    let losetup = |arguments: &[&str]| {
+        let ran = std::process::Command::new("losetup").args(arguments).output().unwrap();
+        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+    };
+    let device = losetup(&["--find", "--show", &bench.pool().join("data").display().to_string()]);
+    let error = bench.run(&["dm", "export", "--metadata", &thin]).err;
+    losetup(&["--detach", &device]);
+    assert!(error.contains("is under the loop device loop") && error.contains("losetup --detach"), "{error}");
+    bench.ok(&["dm", "export", "--metadata", &thin]);
 }

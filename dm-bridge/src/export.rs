@@ -14,7 +14,7 @@ use crate::writer::{MetadataWriter, Packing, Written};
 use std::fmt;
 use vellum_engine::error::{Error as PoolError, ErrorKind as PoolErrorKind, Place};
 use vellum_engine::format::{VolumeKind, VolumeRecord};
-use vellum_engine::hand_over::{HandOver, Plan};
+use vellum_engine::hand_over::{HandOver, Mark, Plan};
 use vellum_engine::options::OpenOptions;
 use vellum_engine::request::Uuid;
 use vellum_engine::storage::Disk;
@@ -33,7 +33,7 @@ pub struct ExportOptions {
     /// How it is opened before. The host's name stands in the pool's metadata while the kernel has the pool.
     pub open: OpenOptions,
     /// The mark of what an interrupted export left on the target: see [`crate::unfinished_mark`].
-    pub interrupted: Option<Uuid>,
+    pub interrupted: Option<Mark>,
 }
 
 /// How far an export has come.
@@ -120,14 +120,15 @@ pub fn metadata_bytes(plan: &Plan) -> u64 {
 
 /// Exports the pool on two disks and gives it to the kernel. Nobody may have it open.
 ///
-/// `target` makes the device for the metadata, once it is known what there is to do. The pool is its own again after any error
-/// but one while the superblock is written. Fails with `Limit` if dm-thin cannot hold the pool, and as
+/// `target` makes the device for the metadata, once it is known what there is to do; it gets the mark by which an interrupted
+/// hand-over is known. The pool is its own again after any error before the root slots are written; behind that the same
+/// export goes on. Fails with `Limit` if dm-thin cannot hold the pool, and as
 /// [`HandOver::begin`], [`HandOver::plan`] and [`MetadataWriter`] do.
 pub fn export<T: Target, E: From<Failure>>(
     data: &mut dyn Disk,
     metadata: &mut dyn Disk,
     options: &ExportOptions,
-    target: impl FnOnce(&Plan) -> Result<T, E>,
+    target: impl FnOnce(&Plan, &Mark) -> Result<T, E>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Exported, E> {
     let pool = |error: PoolError| E::from(Failure::Pool(error));
@@ -136,9 +137,9 @@ pub fn export<T: Target, E: From<Failure>>(
     refuse_limits(&hand_over.volumes()).map_err(pool)?;
     let plan = hand_over.plan().map_err(pool)?;
     let mut export = Export { plan, progress, done: 0, volumes: Vec::new() };
-    let writer = MetadataWriter::new(target(&plan)?, Packing::Shareable);
+    let writer = MetadataWriter::new(target(&plan, &hand_over.mark())?, Packing::Shareable);
     let writer = writer.map_err(|error| E::from(Failure::Thin(error)))?;
-    let mut writer = writer.with_mark(hand_over.pool());
+    let mut writer = writer.with_mark(hand_over.mark());
     export.write(&mut hand_over, &mut writer).map_err(E::from)?;
     give(&mut hand_over, &mut writer, &options.open.owner.host).map_err(E::from)?;
     Ok(Exported { plan, written: writer.written(), volumes: export.volumes })

@@ -51,6 +51,8 @@ pub struct ImportOptions {
     pub sizes: BTreeMap<u32, u64>,
     /// Data blocks of a pool that gets copies; enough for them and a quarter more, if none is named.
     pub data_blocks: Option<u64>,
+    /// Adopt also what cannot be read as a whole: what the lost part maps counts as free, and will be written over.
+    pub accepts_loss: bool,
 }
 
 /// How far an import has come.
@@ -107,6 +109,11 @@ pub fn adopt<S: Source>(
             "data blocks of {} bytes cannot be adopted, only copied into a pool",
             census.blocks_a_block * BLOCK_BYTES
         );
+        return Err(PoolError::new(PoolKind::Unsupported, message).into());
+    }
+    if !census.salvage.is_whole() && !options.accepts_loss {
+        let message = "not all of the metadata can be read, and in place a pool would write over what the lost part maps: \
+                       copy what is left into a pool of its own (`--copy`)";
         return Err(PoolError::new(PoolKind::Unsupported, message).into());
     }
     let there = data.size_bytes() / BLOCK_BYTES;

@@ -80,8 +80,13 @@ fn exported(disks: &mut Disks, nonce: u32) -> Result<Exported, Failure> {
     let options = ExportOptions { open: options(nonce), interrupted };
     let thin = std::mem::replace(&mut disks.thin, SimDisk::new(0, false));
     let mut thin = ThinDisk(RefCell::new(thin));
-    let result =
-        export::<_, Failure>(&mut disks.data, &mut disks.metadata, &options, |_| Ok(&mut thin), &mut |_| {});
+    let result = export::<_, Failure>(
+        &mut disks.data,
+        &mut disks.metadata,
+        &options,
+        |_, _| Ok(&mut thin),
+        &mut |_| {},
+    );
     disks.thin = thin.0.into_inner();
     result
 }

@@ -42,7 +42,7 @@ pub fn give(mut pool: Pool<MemoryDisk>) -> Given {
         &mut data,
         &mut metadata,
         &options,
-        |plan: &Plan| {
+        |plan: &Plan, _| {
             thin = vec![0; metadata_bytes(plan) as usize];
             Ok(&mut thin)
         },
@@ -118,7 +118,8 @@ fn pools_without_anything_to_fill_are_given_as_they_are() {
     let (mut data, mut metadata) = pool.close().expect("it closes");
     let mut thin = vec![0; 2 << 20];
     let options = ExportOptions { open: options(), interrupted: None };
-    let exported = export::<_, Failure>(&mut data, &mut metadata, &options, |_| Ok(&mut thin), &mut |_| {});
+    let exported =
+        export::<_, Failure>(&mut data, &mut metadata, &options, |_, _| Ok(&mut thin), &mut |_| {});
     let Exported { plan, written: metadata, .. } = exported.expect("it fits");
     assert_eq!((plan.blocks_to_copy, plan.blocks_to_fill, plan.mappings), (0, 0, written));
     // One tree for all, and room for the kernel where the log was.

@@ -19,7 +19,14 @@ use vellum_tests::rng::Rng;
 use vellum_tests::thin::{content_of_pool, differs, fill_at_random, named};
 
 fn options() -> ImportOptions {
-    ImportOptions { uuid: [5; 16], secret: 99, nonce: 3, now_unix_s: 7, ..ImportOptions::default() }
+    ImportOptions {
+        uuid: [5; 16],
+        secret: 99,
+        nonce: 3,
+        now_unix_s: 7,
+        accepts_loss: true,
+        ..ImportOptions::default()
+    }
 }
 
 fn opened(mut data: MemoryDisk, mut metadata: MemoryDisk, what: &str) -> Pool<MemoryDisk> {

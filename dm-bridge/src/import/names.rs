@@ -19,7 +19,9 @@ pub(super) fn members(
     next_volume: VolumeId,
 ) -> Vec<Member> {
     let known = |seen: &Seen| {
+        // What was given away was made at time 0; what the kernel makes since has a later one, also under an old number.
         given
+            .filter(|_| seen.device.details.creation_time == 0)
             .and_then(|given| given.volumes.iter().find(|record| record.id.0 == u64::from(seen.device.id)))
             .cloned()
     };

@@ -24,8 +24,11 @@ use tree_builder::TreeBuilder;
 /// What stands in block 0 while the rest is written.
 const UNFINISHED: &[u8] = b"dm-thin metadata is being written here and is not complete\n";
 
+/// Whose metadata it is while it is not finished; zeros for nobody's.
+pub type Mark = [u8; 24];
+
 /// The mark of the writer whose metadata on a device was not finished, by the first block of the device.
-pub fn unfinished_mark(first_block: &[u8]) -> Option<[u8; 16]> {
+pub fn unfinished_mark(first_block: &[u8]) -> Option<Mark> {
     first_block.strip_prefix(UNFINISHED)?.first_chunk().copied()
 }
 
@@ -58,7 +61,7 @@ pub struct MetadataWriter<T> {
     out: OutBlocks<T>,
     metadata_blocks: u64,
     packing: Packing,
-    mark: [u8; 16],
+    mark: Mark,
     header: Option<PoolHeader>,
     devices: TreeBuilder,
     details: TreeBuilder,
@@ -77,7 +80,7 @@ impl<T: Target> MetadataWriter<T> {
             out: OutBlocks::new(target, metadata_blocks),
             metadata_blocks,
             packing,
-            mark: [0; 16],
+            mark: [0; 24],
             header: None,
             devices: TreeBuilder::new(Tree::Devices, Packing::Full),
             details: TreeBuilder::new(Tree::Details, Packing::Full),
@@ -88,7 +91,7 @@ impl<T: Target> MetadataWriter<T> {
     }
 
     /// Says whose the metadata is while it is not finished: see [`unfinished_mark`].
-    pub fn with_mark(self, mark: [u8; 16]) -> Self {
+    pub fn with_mark(self, mark: Mark) -> Self {
         Self { mark, ..self }
     }
 

@@ -130,15 +130,10 @@ fn copy(files: &mut Files<'_>, from: DataBlock, to: DataBlock, first: u32, count
     files.data.write(to.offset_bytes() + inside, bytes.freeze())
 }
 
-/// The kernel reads what stands there. A hole of the file does, where there can be one.
+/// The kernel reads what stands there, so zeros are written: a device that is told to forget may keep what was there.
 fn clear(files: &mut Files<'_>, block: DataBlock, first: u32, count: u32) -> Result<()> {
     let offset = block.offset_bytes() + u64::from(first) * SECTOR_BYTES;
     let length = u64::from(count) * SECTOR_BYTES;
     debug_assert!(length <= BLOCK_BYTES);
-    match files.data.punch(offset, length) {
-        Err(error) if error.kind() == ErrorKind::Unsupported => {
-            files.data.write(offset, Buffer::zeroed(length as usize).freeze())
-        }
-        punched => punched,
-    }
+    files.data.write(offset, Buffer::zeroed(length as usize).freeze())
 }

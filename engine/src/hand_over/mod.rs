@@ -12,7 +12,7 @@ mod tests;
 
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{Mapping, VolumeKind, VolumeRecord, VolumeState};
+use crate::format::{Mapping, RootSlot, VolumeKind, VolumeRecord, VolumeState};
 use crate::metadata::files::Files;
 use crate::metadata::load::load_page;
 use crate::metadata::recovery::{Recovered, recover, recover_without_log};
@@ -73,6 +73,16 @@ pub struct Batch {
     pub next: Option<VirtualBlock>,
 }
 
+/// One hand-over of one pool: its uuid, and the opening that brought it to rest.
+pub type Mark = [u8; 24];
+
+fn mark_of(pool: &Uuid, incarnation: Incarnation) -> Mark {
+    let mut mark = [0; 24];
+    mark[..16].copy_from_slice(pool);
+    mark[16..].copy_from_slice(&incarnation.0.to_le_bytes());
+    mark
+}
+
 /// A pool on its way to the kernel.
 pub struct HandOver<'f> {
     files: Files<'f>,
@@ -87,17 +97,21 @@ impl<'f> HandOver<'f> {
     /// Brings the pool to rest. Nobody may have it open.
     ///
     /// A pool that the kernel has already is refused with `InUse`, but for one whose hand-over was interrupted: the caller
-    /// names its uuid as `interrupted` if it knows that the kernel cannot have written yet.
+    /// names its [`Mark`] as `interrupted`, which stands where dm-thin's metadata is not valid yet, so that the kernel cannot
+    /// have written. A mark of an earlier hand-over, which came to nothing, is another one.
     pub fn begin(
         data: &'f mut dyn Disk,
         metadata: &'f mut dyn Disk,
         options: &OpenOptions,
-        interrupted: Option<Uuid>,
+        interrupted: Option<Mark>,
     ) -> Result<Self> {
         let mut files = Files::new(&mut *data, &mut *metadata);
         let superblock = files.superblock()?;
-        let goes_on = interrupted == Some(superblock.pool)
-            && files.root_slots(&superblock.pool)[0].as_ref().is_ok_and(|slot| slot.owner.kernel);
+        let slots = files.root_slots(&superblock.pool);
+        let is_it = |slot: &RootSlot| {
+            slot.owner.kernel && interrupted == Some(mark_of(&superblock.pool, slot.incarnation))
+        };
+        let goes_on = slots[0].as_ref().is_ok_and(is_it);
         if !goes_on {
             settle(&mut *data, &mut *metadata, options)?;
         }
@@ -131,9 +145,9 @@ impl<'f> HandOver<'f> {
         })
     }
 
-    /// The pool's uuid.
-    pub fn pool(&self) -> Uuid {
-        self.state.superblock.pool
+    /// What stands for this hand-over.
+    pub fn mark(&self) -> Mark {
+        mark_of(&self.state.superblock.pool, self.incarnation)
     }
 
     /// All volumes and snapshots, by number.

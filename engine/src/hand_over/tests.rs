@@ -53,6 +53,11 @@ fn a_hole_of_a_sharer_is_filled_elsewhere() {
     assert_ne!(blocks[0][0], blocks[1][0]);
     assert_ne!(blocks[0][1], blocks[2][1]);
     assert!(given[0][0].shared && given[2][0].shared && !given[0][1].shared);
+    let came_to_nothing = hand_over.mark();
+    drop(hand_over);
+    let mut hand_over = HandOver::begin(&mut data, &mut metadata, &options(), None).unwrap();
+    let plan = hand_over.plan().unwrap();
+    let mark = hand_over.mark();
     hand_over.give("here").unwrap();
     drop(hand_over);
     for _ in 0..2 {
@@ -60,11 +65,12 @@ fn a_hole_of_a_sharer_is_filled_elsewhere() {
         assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
     }
     // It can go on as long as whoever asks knows that the kernel has not begun.
-    assert_eq!(
-        HandOver::begin(&mut data, &mut metadata, &options(), None).err().unwrap().kind(),
-        ErrorKind::InUse
-    );
-    let mut again = HandOver::begin(&mut data, &mut metadata, &options(), Some([1; 16])).unwrap();
+    // What an earlier hand-over left somewhere says nothing of this one.
+    for other in [None, Some(came_to_nothing)] {
+        let error = HandOver::begin(&mut data, &mut metadata, &options(), other).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+    }
+    let mut again = HandOver::begin(&mut data, &mut metadata, &options(), Some(mark)).unwrap();
     assert_eq!(again.plan().unwrap(), plan);
 }
 

@@ -18,17 +18,19 @@ use std::path::Path;
 use vellum_dm_bridge::export::{self, ExportOptions, Exported, Failure, Progress, ThinVolume};
 use vellum_dm_bridge::format::BLOCK_BYTES;
 use vellum_engine::format::uuid_text;
-use vellum_engine::hand_over::Plan;
-use vellum_engine::request::Uuid;
+use vellum_engine::hand_over::{Mark, Plan};
 use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
 
 pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::super::pool::refuse_served(directory)?;
     refuse_own(&flags.metadata, directory)?;
+    let mut disks = directory.open_disks()?;
+    files::refuse_looped(&directory.data())?;
+    files::refuse_looped(&flags.metadata)?;
+    // Nobody else goes on with it meanwhile: the pool is locked.
     let interrupted = interrupted(&flags.metadata);
     let options = ExportOptions { open: host::open_options()?, interrupted };
     let was_there = flags.metadata.symlink_metadata().is_ok();
-    let mut disks = directory.open_disks()?;
     let exported = exported(flags, &mut disks, &options, directory, output);
     // What an interrupted hand-over has to go on with must stay.
     if exported.is_err() && !was_there && !directory.owner().is_some_and(|owner| owner.kernel) {
@@ -53,7 +55,7 @@ fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
 }
 
 /// The pool whose export to the file was interrupted, if one was.
-fn interrupted(path: &Path) -> Option<Uuid> {
+fn interrupted(path: &Path) -> Option<Mark> {
     let mut first = [0; BLOCK_BYTES];
     File::open(path).and_then(|file| file.read_exact_at(&mut first, 0)).ok()?;
     vellum_dm_bridge::unfinished_mark(&first)
@@ -71,8 +73,8 @@ fn exported(
         bar.set_length(progress.mappings_total);
         bar.set_position(progress.mappings_done);
     };
-    let target = |plan: &Plan| {
-        let target = target(flags, plan).map_err(Failed::Here)?;
+    let target = |plan: &Plan, mark: &Mark| {
+        let target = target(flags, plan, mark).map_err(Failed::Here)?;
         output.note(&told(plan));
         Ok(target)
     };
@@ -101,7 +103,11 @@ impl From<Failure> for Failed {
     }
 }
 
-fn target(flags: &DmExport, plan: &Plan) -> Result<Watched> {
+fn target(flags: &DmExport, plan: &Plan, mark: &Mark) -> Result<Watched> {
+    // What this pool has begun there may be all that says where it is: it stays as long as it is.
+    if interrupted(&flags.metadata).is_some_and(|other| other[..16] == mark[..16]) {
+        return Ok(Watched::quiet(files::open_own(&flags.metadata)?));
+    }
     let is_absent = flags.metadata.symlink_metadata().is_err();
     let fitting = is_absent.then(|| Size(export::metadata_bytes(plan)));
     let file = files::open_target(&flags.metadata, flags.size.or(fitting), flags.force)?;

@@ -12,12 +12,46 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use vellum_dm_bridge::format::BLOCK_BYTES;
 use vellum_dm_bridge::{Source, Target};
 
-/// What a metadata file or device starts with while it is written, or before anything was.
-fn holds_nothing(first: &[u8]) -> bool {
-    first.iter().all(|byte| *byte == 0) || vellum_dm_bridge::unfinished_mark(first).is_some()
+/// Others put their signatures into the first or the last MiB.
+const LOOKED_AT_BYTES: u64 = 1 << 20;
+
+/// Whether a file or device is empty as far as one can see, or holds nothing but what somebody left unfinished who needs it no
+/// more. An export that was interrupted is another matter: it may be all that says where a pool is.
+fn holds_nothing(file: &File) -> io::Result<bool> {
+    let length = file.length_bytes()?;
+    let looked_at = LOOKED_AT_BYTES.min(length);
+    let mut bytes = vec![0; looked_at as usize];
+    FileExt::read_exact_at(file, &mut bytes, 0)?;
+    if vellum_dm_bridge::unfinished_mark(&bytes).is_some_and(|mark| mark == [0; 24]) {
+        return Ok(true);
+    }
+    let head_is_empty = bytes.iter().all(|byte| *byte == 0);
+    FileExt::read_exact_at(file, &mut bytes, length - looked_at)?;
+    Ok(head_is_empty && bytes.iter().all(|byte| *byte == 0))
+}
+
+/// Refuses a file that a loop device gives to the kernel: whoever has that device may write.
+pub fn refuse_looped(path: &Path) -> Result<()> {
+    let Ok(asked) = path.metadata() else { return Ok(()) };
+    let Ok(devices) = std::fs::read_dir("/sys/block") else { return Ok(()) };
+    for device in devices.flatten() {
+        let Ok(backing) = std::fs::read_to_string(device.path().join("loop/backing_file")) else { continue };
+        let Ok(backing) = Path::new(backing.trim_end_matches('\n')).metadata() else { continue };
+        if (backing.dev(), backing.ino()) == (asked.dev(), asked.ino()) {
+            let name = device.file_name();
+            let message = format!("'{}' is under the loop device {}", path.display(), name.display());
+            return Err(Error::new(Kind::InUse, message)
+                .hint(format!("deactivate what uses it, and `losetup --detach /dev/{}`", name.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Opens metadata that the caller has begun to write.
+pub fn open_own(path: &Path) -> Result<File> {
+    open_with(path, OpenOptions::new().read(true).write(true), true)
 }
 
 /// Opens metadata for reading. Unless it `may_be_active`, a device that the kernel uses is refused.
@@ -37,10 +71,9 @@ pub fn open_target(path: &Path, size: Option<Size>, force: bool) -> Result<File>
             .hint("leave --size out to keep its size; --force takes it, and what it holds is lost"));
     }
     let file = open_with(path, &options, true)?;
-    let mut first = [0; BLOCK_BYTES];
-    let read = FileExt::read_at(&file, &mut first, 0);
-    let read = read.map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
-    if !force && !holds_nothing(&first[..read]) {
+    let is_empty = holds_nothing(&file)
+        .map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
+    if !force && !is_empty {
         return Err(Error::new(Kind::Exists, format!("'{}' holds something", path.display()))
             .hint("name another; --force takes it, and what it holds is lost"));
     }

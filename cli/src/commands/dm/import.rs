@@ -61,6 +61,9 @@ impl Import<'_> {
     /// The kernel's metadata. If an import of it was interrupted, with the superblock that it had before, and the mark that it has now.
     fn metadata(&self) -> Result<(Thin, Option<Uuid>)> {
         let path = &self.flags.metadata;
+        if !self.flags.metadata_snapshot {
+            files::refuse_looped(path)?;
+        }
         let file = files::open(path, self.flags.metadata_snapshot)?;
         let mut first: Box<Block> = Box::new([0; BLOCK_BYTES]);
         let read = file.read_exact_at(&mut first[..], 0);
@@ -97,6 +100,7 @@ impl Import<'_> {
             now_unix_s: host::now_unix_s(),
             names: self.flags.name.iter().map(|named| (named.device, named.value.clone())).collect(),
             sizes: self.flags.size.iter().map(|sized| (sized.device, sized.value.0)).collect(),
+            accepts_loss: false,
             data_blocks: self.flags.pool_size.map(|size| crate::size::pool_blocks(size.0)).transpose()?,
         })
     }
@@ -107,6 +111,7 @@ impl Import<'_> {
         if let Some(named) = &self.flags.data {
             require_same(named, &directory.data())?;
         }
+        files::refuse_looped(&directory.data())?;
         let Disks { mut data, metadata: mut before } = directory.open_disks()?;
         let given = adopt::given(&mut before).map_err(|error| directory.explain(error))?;
         if mark.is_some_and(|mark| mark != mark_of(&given)) {
@@ -126,6 +131,7 @@ impl Import<'_> {
 
     /// The data file is taken as it is.
     fn adopt(&self, thin: &Thin) -> Result<DmImportView> {
+        files::refuse_looped(self.data()?)?;
         let (mut disks, made) = self.directory.adopt_disks(self.data()?)?;
         let imported = self.adopted(thin, &mut disks.data, &mut disks.metadata, None)?;
         self.disown(&host::new_uuid()?)?;
