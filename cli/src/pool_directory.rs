@@ -368,7 +368,7 @@ impl PoolDirectory {
     fn in_use_hint(&self) -> String {
         match self.owner() {
             Some(owner) if owner.kernel => {
-                "deactivate it there and take it back by `vellum dm import`; if `vellum dm export` was interrupted, run it again to its end".to_owned()
+                "deactivate it there and take it back by `vellum dm import`; if `vellum dm export` was interrupted, run it again to its end, or take the pool back by `vellum dm revoke`".to_owned()
             }
             Some(owner) => format!(
                 "process {} on '{}' has the pool: stop it, or wait until it is done",
@@ -380,12 +380,14 @@ impl PoolDirectory {
 
     /// Who says to have the pool. Read beside the lock, so only good for a hint.
     pub fn owner(&self) -> Option<Owner> {
+        self.slot_owner().filter(|owner| owner.pid != 0 || owner.kernel)
+    }
+
+    /// What the newest root slot says about who has the pool; none if no slot can be read.
+    pub fn slot_owner(&self) -> Option<Owner> {
         let file = File::open(self.metadata()).ok()?;
         let slots = ROOT_SLOT_PAGES.into_iter().filter_map(|page| root_slot_owner(&file, page));
-        slots
-            .max_by_key(|(generation, _)| *generation)
-            .map(|(_, owner)| owner)
-            .filter(|owner| owner.pid != 0 || owner.kernel)
+        slots.max_by_key(|(generation, _)| *generation).map(|(_, owner)| owner)
     }
 
     /// Bytes that the data and the metadata file take on their file systems; none for devices.

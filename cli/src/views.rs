@@ -10,7 +10,7 @@ mod usage;
 
 pub use dm::{
     DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
-    DmLostView, DmRestoreView, DmThinView,
+    DmLostView, DmRestoreView, DmRevokeView, DmThinView,
 };
 pub use properties::{NoSpaceView, PropertiesView, SettingsView};
 pub use space::{MetadataState, Shortage, SpaceState};

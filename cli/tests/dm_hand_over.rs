@@ -170,6 +170,63 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     assert!(bench.ok(&["pool", "check"]).starts_with("sound"));
 }
 
+#[test]
+fn a_hand_over_is_revoked_when_nothing_came_of_it_or_the_metadata_is_lost() {
+    let bench = bench();
+    let before = content(&bench.pool());
+    let thin = bench.path("tmeta").display().to_string();
+    bench.fails(Kind::Invalid, &["dm", "revoke"]);
+    bench.ok(&["dm", "export", "--metadata", &thin]);
+    let superblock = fs::read(&thin).unwrap()[..4096].to_vec();
+    // The kernel may have had it.
+    for command in [&["dm", "revoke"][..], &["dm", "revoke", "--metadata", &thin]] {
+        let error = bench.fails(Kind::InUse, command);
+        assert!(error.contains("dm import") && error.contains("--force"), "{error}");
+    }
+    // The power had gone just before the superblock.
+    let given = adopt::given(&mut FileDisk::open(bench.pool().join("metadata")).unwrap()).unwrap();
+    let file = fs::File::options().read(true).write(true).open(&thin).unwrap();
+    let mut first = b"dm-thin metadata is being written here and is not complete\n".to_vec();
+    first.extend(given.mark());
+    first.resize(4096, 0);
+    file.write_all_at(&first, 0).unwrap();
+    assert_eq!(bench.json(&["dm", "revoke", "--metadata", &thin])["untouched"], true);
+    assert_eq!(content(&bench.pool()), before);
+    // What was begun there is no hand-over any more.
+    let exported = bench.json(&["dm", "export", "--metadata", &thin]);
+    assert_eq!(exported["devices"][0]["name"], "disk");
+    // That superblock was of the hand-over before.
+    let newest = fs::read(&thin).unwrap()[..4096].to_vec();
+    file.write_all_at(&superblock, 0).unwrap();
+    bench.fails(Kind::Mismatch, &["dm", "import", "--metadata", &thin]);
+    bench.fails(Kind::Mismatch, &["dm", "revoke", "--metadata", &thin, "--force"]);
+    file.write_all_at(&newest, 0).unwrap();
+    assert_eq!(bench.json(&["dm", "revoke", "--metadata", &thin, "--force"])["untouched"], false);
+    bench.fails(Kind::Unsupported, &["dm", "dump", &thin]);
+    assert_eq!(content(&bench.pool()), before);
+    bench.ok(&["dm", "export", "--metadata", &thin, "--force"]);
+    // Lost altogether.
+    fs::remove_file(&thin).unwrap();
+    bench.ok(&["dm", "revoke", "--force"]);
+    assert_eq!(content(&bench.pool()), before);
+    assert!(bench.ok(&["pool", "check"]).starts_with("sound"));
+}
+
+#[test]
+fn metadata_elsewhere_stays_elsewhere() {
+    let bench = bench();
+    let before = content(&bench.pool());
+    let elsewhere = bench.path("elsewhere");
+    fs::rename(bench.pool().join("metadata"), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, bench.pool().join("metadata")).unwrap();
+    let thin = bench.path("tmeta").display().to_string();
+    bench.ok(&["dm", "export", "--metadata", &thin]);
+    bench.ok(&["dm", "import", "--metadata", &thin]);
+    assert!(bench.pool().join("metadata").is_symlink() && elsewhere.is_file());
+    assert_eq!(content(&bench.pool()), before);
+    assert_eq!(fs::read_dir(bench.pool()).unwrap().count(), 2);
+}
+
 const XML: &str =
     "<superblock uuid=\"\" time=\"1\" transaction=\"3\" data_block_size=\"SECTORS\" nr_data_blocks=\"200\">
   <device dev_id=\"0\" mapped_blocks=\"4\" transaction=\"0\" creation_time=\"0\" snap_time=\"1\">

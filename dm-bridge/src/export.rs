@@ -13,7 +13,7 @@ use crate::stream::{PoolHeader, Run, Sink};
 use crate::writer::{MetadataWriter, Packing, Written};
 use std::fmt;
 use vellum_engine::error::{Error as PoolError, ErrorKind as PoolErrorKind, Place};
-use vellum_engine::format::{VolumeKind, VolumeRecord};
+use vellum_engine::format::{Properties, VolumeKind, VolumeRecord};
 use vellum_engine::hand_over::{HandOver, Mark, Plan};
 use vellum_engine::options::OpenOptions;
 use vellum_engine::request::Uuid;
@@ -22,6 +22,10 @@ use vellum_engine::units::VirtualBlock;
 
 /// The time of the exported pool, and of the last snapshot of all its devices.
 const POOL_TIME: u32 = 1;
+/// What the kernel copies before it writes is older.
+const SHARED_TIME: u32 = POOL_TIME - 1;
+/// The setting of a pool under which LVM's number is kept: it compares the number with its own record.
+pub(crate) const TRANSACTION_ID: &str = "dm.transaction-id";
 /// 64 KiB in sectors of 512 bytes.
 const DATA_BLOCK_SECTORS: u32 = 128;
 /// Metadata grows with what is written later; this much is free in what [`metadata_bytes`] names.
@@ -118,6 +122,26 @@ pub fn metadata_bytes(plan: &Plan) -> u64 {
     bytes.next_multiple_of(SPARE_BYTES).min(MAX_METADATA_BLOCKS * BLOCK_BYTES as u64)
 }
 
+/// What stands as uuid in the metadata of a hand-over, which the kernel leaves as it is.
+pub fn stamp(mark: &Mark) -> Uuid {
+    let (pool, opening) = mark.split_at(size_of::<Uuid>());
+    let mut stamp = [0; size_of::<Uuid>()];
+    stamp.copy_from_slice(pool);
+    stamp.iter_mut().zip(opening).for_each(|(byte, opening)| *byte ^= opening);
+    stamp
+}
+
+/// Whether a snapshot that was given away is what it was: it has as many blocks, none of which the kernel has mapped.
+pub(crate) fn is_unchanged(snapshot: &VolumeRecord, mapped_blocks: u64, newest_time: u32) -> bool {
+    let had = snapshot.root.map_or(0, |(_, root)| root.mapped);
+    mapped_blocks == had && newest_time == SHARED_TIME
+}
+
+fn transaction_id(settings: &Properties) -> u64 {
+    let kept = settings.labels.iter().find(|(key, _)| key == TRANSACTION_ID);
+    kept.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
 /// Exports the pool on two disks and gives it to the kernel. Nobody may have it open.
 ///
 /// `target` makes the device for the metadata, once it is known what there is to do; it gets the mark by which an interrupted
@@ -183,7 +207,9 @@ impl Export<'_> {
     fn write(&mut self, hand_over: &mut HandOver<'_>, sink: &mut impl Sink) -> Result<(), Failure> {
         self.tell();
         sink.begin(&PoolHeader {
+            uuid: stamp(&hand_over.mark()),
             time: POOL_TIME,
+            transaction_id: transaction_id(&hand_over.settings()),
             data_block_sectors: DATA_BLOCK_SECTORS,
             nr_data_blocks: self.plan.data_blocks,
             ..PoolHeader::default()
@@ -211,13 +237,15 @@ impl Export<'_> {
     ) -> Result<u64, Failure> {
         let details = DeviceDetails { snapshotted_time: POOL_TIME, ..DeviceDetails::default() };
         sink.device(volume.id.0 as u32, &details)?;
+        // Whatever is written to a snapshot gets another block, so that an import sees that it is not what it was.
+        let is_snapshot = volume.kind == VolumeKind::Snapshot;
         let mut mapped_blocks = 0;
         let mut next = Some(VirtualBlock(0));
         while let Some(first) = next {
             let batch = hand_over.mappings(volume, first)?;
             for whole in &batch.mappings {
                 // The kernel copies a block before a write if it is older than the last snapshot of the device.
-                let time = if whole.shared { POOL_TIME - 1 } else { POOL_TIME };
+                let time = if whole.shared || is_snapshot { SHARED_TIME } else { POOL_TIME };
                 let (virtual_begin, data_begin) = (whole.virtual_block.0, whole.data_block.0);
                 sink.run(&Run { virtual_begin, data_begin, length: 1, time })?;
             }

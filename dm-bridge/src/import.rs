@@ -1,23 +1,25 @@
 //! A pool of dm-thin as a pool of Vellum: with the data file as it is, or with copies of what it maps.
 //!
-//! Owns who becomes which volume, how large, and how much of the sharing of nodes is kept: a device starts as the one before it with
-//! which it has most nodes in common, and gets what differs. Blocks are shared by their counts; times say nothing here. All
+//! Owns the order of it, whose metadata is believed, and how much of the sharing of nodes is kept: a device starts as the one before it with
+//! which it has most nodes in common, and gets what differs. Who becomes which volume is in `names.rs`. Blocks are shared by their counts; times say nothing here. All
 //! mappings are read before anything is written. Told in `docs/dm-thin.md`.
 
 mod census;
 mod copies;
 mod names;
 mod put;
+mod sizes;
 
 use crate::device::{Source, Target};
 use crate::error::Error as ThinError;
-use crate::export::Failure;
+use crate::export::{Failure, TRANSACTION_ID, stamp};
 use crate::format::BLOCK_BYTES as THIN_BLOCK_BYTES;
 use crate::reader::{Metadata, Salvage};
 use census::{Census, Seen};
 use copies::{Copies, Places};
 use put::{Cursor, Put};
 use rustc_hash::FxHashMap;
+use sizes::size_of;
 use std::collections::BTreeMap;
 use vellum_engine::adopt::{Adoption, Given};
 use vellum_engine::error::{Error as PoolError, ErrorKind as PoolKind, Place};
@@ -29,8 +31,6 @@ use vellum_engine::units::{BLOCK_BYTES, VirtualBlock, VolumeId};
 
 /// What stands in block 0 of metadata whose pool was imported.
 const IMPORTED: &[u8] = b"this dm-thin metadata was imported into a pool of Vellum, which has the data now\n";
-/// The largest volume, in bytes.
-const VOLUME_BYTES_MAX: u64 = BLOCK_BYTES << 40;
 /// Blocks that can be noted as lost.
 const LOST_BLOCKS_MAX: u64 = 1 << 26;
 
@@ -53,6 +53,8 @@ pub struct ImportOptions {
     pub data_blocks: Option<u64>,
     /// Adopt also what cannot be read as a whole: what the lost part maps counts as free, and will be written over.
     pub accepts_loss: bool,
+    /// Take a pool back also by metadata that does not say that the pool was given away with it.
+    pub accepts_unmarked: bool,
 }
 
 /// How far an import has come.
@@ -73,6 +75,8 @@ pub struct ImportedVolume {
     pub record: VolumeRecord,
     /// Mapped blocks of the thin device.
     pub mapped_blocks: u64,
+    /// It was given away as a snapshot, and the kernel has written to it: its uuid is a new one.
+    pub is_changed: bool,
 }
 
 /// What was imported.
@@ -93,8 +97,8 @@ pub struct Imported {
 /// Makes a pool of the data file as it is. `data` holds the thin pool's data, in blocks of 64 KiB, and `target` is an empty
 /// disk for the pool's metadata. `given` is what is known of a pool that Vellum gave away.
 ///
-/// Fails with `Unsupported` for other block sizes, `Mismatch` if `data` is too small, `NoSpace` if it has no room for a log. `target`
-/// is no pool then.
+/// Fails with `Unsupported` for other block sizes, `Mismatch` if `data` is too small or the metadata is not what the pool was given
+/// away with, `NoSpace` if there is no room for a log. `target` is no pool then.
 pub fn adopt<S: Source>(
     metadata: &Metadata<S>,
     data: &mut dyn Disk,
@@ -116,6 +120,9 @@ pub fn adopt<S: Source>(
                        copy what is left into a pool of its own (`--copy`)";
         return Err(PoolError::new(PoolKind::Unsupported, message).into());
     }
+    if let Some(given) = given.filter(|_| !options.accepts_unmarked) {
+        refuse_other(metadata, &census, given)?;
+    }
     let there = data.size_bytes() / BLOCK_BYTES;
     if there < census.nr_data_blocks {
         let message = format!(
@@ -124,15 +131,39 @@ pub fn adopt<S: Source>(
         );
         return Err(PoolError::new(PoolKind::Mismatch, message).into());
     }
-    let create = create_options(options, there);
+    let data_blocks = pool_blocks(&census, given, there);
+    let create = create_options(options, data_blocks);
     let used = &census.used;
     let adoption = Adoption::begin(data, target, &create, given, options.nonce, &|block| used.has(block.0))?;
-    Import::of(metadata, census, given, options)?.run(
-        adoption,
-        &mut Places::Same,
-        create.data_blocks,
-        progress,
-    )
+    Import::of(metadata, census, given, options)?.run(adoption, &mut Places::Same, data_blocks, progress)
+}
+
+/// Blocks of the pool: what comes back keeps its size if a log has room in it, everything else has all that is `there`.
+fn pool_blocks(census: &Census, given: Option<&Given>, there: u64) -> u64 {
+    let free = census.nr_data_blocks - census.used.count();
+    let has_room = free >= CreateOptions::log_blocks_for(census.nr_data_blocks);
+    if given.is_some() && has_room { census.nr_data_blocks } else { there }
+}
+
+/// The kernel keeps what an export put where dm-thin has a uuid, and makes no pool smaller.
+fn refuse_other<S: Source>(metadata: &Metadata<S>, census: &Census, given: &Given) -> Result<(), PoolError> {
+    let found = metadata.superblock().uuid;
+    let mismatch = |message: String| Err(PoolError::new(PoolKind::Mismatch, message));
+    if found == [0; 16] {
+        return mismatch(
+            "the metadata does not say that it is of this pool, as what thin_repair or thin_restore made does not".into(),
+        );
+    }
+    if found != stamp(&given.mark()) {
+        return mismatch("this is not the metadata that the pool was given away with last".into());
+    }
+    if census.nr_data_blocks < given.data_blocks {
+        return mismatch(format!(
+            "the metadata has {} data blocks, and the pool had {} when it was given away",
+            census.nr_data_blocks, given.data_blocks
+        ));
+    }
+    Ok(())
 }
 
 /// Makes a pool with copies of what the thin pool on `source` maps. `data` and `target` are empty disks; zeros are not copied.
@@ -146,7 +177,7 @@ pub fn copy<S: Source>(
     options: &ImportOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported, Failure> {
-    let census = Census::take(metadata)?;
+    let mut census = Census::take(metadata)?;
     let needed = census.used.count() * census.blocks_a_block;
     let log = CreateOptions::log_blocks_for(needed + needed / 4 + 256);
     let data_blocks = options.data_blocks.unwrap_or(needed + needed / 4 + log + 256);
@@ -160,7 +191,8 @@ pub fn copy<S: Source>(
         return Err(PoolError::new(PoolKind::NoSpace, message).into());
     }
     let adoption = Adoption::begin(data, target, &create, None, options.nonce, &|_| false)?;
-    let copies = Copies::new(source, census.blocks_a_block, create.log_blocks);
+    let shared = std::mem::take(&mut census.shared);
+    let copies = Copies::new(source, census.blocks_a_block, shared, create.log_blocks);
     Import::of(metadata, census, None, options)?.run(
         adoption,
         &mut Places::Copies(copies),
@@ -201,6 +233,7 @@ struct Member {
     record: VolumeRecord,
     /// Place in the order of volumes of the one that it starts as.
     base: Option<usize>,
+    is_changed: bool,
 }
 
 struct Import<'m, S> {
@@ -221,7 +254,7 @@ impl<'m, S: Source> Import<'m, S> {
         let Census { blocks_a_block, transaction_id, devices, salvage, .. } = census;
         let next_volume = given.map_or(VolumeId(1), |given| given.next_volume);
         let is_whole = salvage.is_whole();
-        let mut members = names::members(devices, given, options, next_volume);
+        let mut members = names::members(devices, given, options, next_volume)?;
         if is_whole {
             choose_bases(metadata, &mut members)?;
         }
@@ -258,16 +291,22 @@ impl<'m, S: Source> Import<'m, S> {
             told.mappings_done += self.members[at].seen.mapped_blocks;
             progress(told);
         }
+        let transaction_id = match self.imported.transaction_id {
+            0 => String::new(),
+            number => number.to_string(),
+        };
+        adoption.keep_setting(TRANSACTION_ID, &transaction_id)?;
         adoption.finish(self.next_volume)?;
         self.imported.copied_bytes = places.copied_bytes();
         self.imported.data_blocks = data_blocks;
         self.imported.volumes = self
             .members
             .into_iter()
-            .map(|Member { seen, record, .. }| ImportedVolume {
+            .map(|Member { seen, record, is_changed, .. }| ImportedVolume {
                 device: seen.device.id,
                 record,
                 mapped_blocks: seen.mapped_blocks,
+                is_changed,
             })
             .collect();
         Ok(self.imported)
@@ -311,44 +350,6 @@ impl<'m, S: Source> Import<'m, S> {
         adoption.cut(volume, member.record.size_bytes)?;
         Ok(())
     }
-}
-
-/// As large as was asked for, as it was, or as what it starts as; at least so that all that is mapped is inside.
-fn size_of(
-    member: &Member,
-    blocks_a_block: u64,
-    wanted: Option<u64>,
-    base: Option<u64>,
-) -> Result<u64, PoolError> {
-    let at = |error: PoolError| error.at(Place::Volume(member.record.id));
-    let mapped = member.seen.end.saturating_mul(blocks_a_block * BLOCK_BYTES);
-    if let Some(wanted) = wanted {
-        // The last block may be mapped beyond the end.
-        if wanted == 0
-            || wanted > VOLUME_BYTES_MAX
-            || !wanted.is_multiple_of(4096)
-            || wanted.next_multiple_of(blocks_a_block * BLOCK_BYTES) < mapped
-        {
-            let message = format!(
-                "device {} cannot have {wanted} bytes: blocks up to byte {mapped} are mapped, and sizes are multiples of 4096 up to {VOLUME_BYTES_MAX}",
-                member.seen.device.id
-            );
-            return Err(at(PoolError::invalid(message)));
-        }
-        return Ok(wanted);
-    }
-    let known = member.record.size_bytes;
-    // What was whole sectors before it was given away is whole blocks for the kernel.
-    let fits = known > 0 && known.next_multiple_of(blocks_a_block * BLOCK_BYTES) >= mapped;
-    let size = if fits { known } else { mapped.max(base.unwrap_or(0)).max(BLOCK_BYTES) };
-    if size > VOLUME_BYTES_MAX {
-        let message = format!(
-            "device {} is mapped up to byte {size}, and volumes end at {VOLUME_BYTES_MAX}",
-            member.seen.device.id
-        );
-        return Err(at(PoolError::new(PoolKind::Limit, message)));
-    }
-    Ok(size)
 }
 
 /// For each device the one before it that has most of its uppermost nodes.

@@ -9,6 +9,7 @@ use crate::format::{
     Delta, Extent, FIRST_FREE_PAGE, LOST_RANGES, Properties, ROOT_SLOT_PAGES, RootSlot, SUPERBLOCK_PAGES,
     Superblock, VolumeRecord,
 };
+use crate::hand_over::{Mark, mark_of};
 use crate::metadata::counts::Counts;
 use crate::metadata::files::Files;
 use crate::metadata::load::load_page;
@@ -52,6 +53,13 @@ pub struct Given {
     pub incarnation: Incarnation,
     /// The checkpoint that gave it away.
     pub generation: Generation,
+}
+
+impl Given {
+    /// The hand-over that gave it away.
+    pub fn mark(&self) -> Mark {
+        mark_of(&self.pool, self.incarnation)
+    }
 }
 
 /// Reads what is known of a pool that the kernel has. Fails with `Invalid` if the kernel does not have it.
@@ -125,6 +133,16 @@ impl<'f> Adoption<'f> {
         })?;
         self.state.volumes.change(id)?.in_place_since = building;
         Ok(())
+    }
+
+    /// Keeps a setting of the pool that the engine does nothing about; an empty value is none.
+    pub fn keep_setting(&mut self, key: &str, value: &str) -> Result<()> {
+        let record = self.state.volumes.change(LOG_VOLUME)?;
+        record.properties.labels.retain(|(kept, _)| kept != key);
+        if !value.is_empty() {
+            record.properties.labels.push((key.to_owned(), value.to_owned()));
+        }
+        record.check()
     }
 
     /// Maps a block of a volume to all of a data block, whatever it was mapped to.

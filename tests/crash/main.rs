@@ -6,6 +6,7 @@
 mod canaries;
 mod hand_over;
 mod shrink_pool;
+mod take_back;
 mod transfer;
 
 use vellum_tests::driver::{Campaign, RunConfig, multiplier, run_campaign};

@@ -268,13 +268,135 @@ fn what_the_kernel_made_and_deleted_meanwhile_is_there_and_gone() {
             (1, 10 * BLOCK_BYTES - 4096),
             (2, 10 * BLOCK_BYTES - 4096),
             (4, BLOCK_BYTES),
-            (5, 10 * BLOCK_BYTES - 4096)
+            (77, 10 * BLOCK_BYTES - 4096)
         ]
     );
     assert_eq!(pool.read(disk, 9 * BLOCK_BYTES, 512).expect("it is there"), [8; 512]);
-    assert_eq!(pool.read(VolumeId(5), 9 * BLOCK_BYTES, 512).expect("it is there"), [0; 512]);
+    assert_eq!(pool.read(VolumeId(77), 9 * BLOCK_BYTES, 512).expect("it is there"), [0; 512]);
     // Numbers are never used again.
-    assert_eq!(pool.create_volume(named("new", 9), 4096).expect("a volume"), VolumeId(6));
+    assert_eq!(pool.create_volume(named("new", 9), 4096).expect("a volume"), VolumeId(78));
+}
+
+/// A pool with a volume and two snapshots of it, given away; and its metadata as a stream.
+fn given_with_snapshots() -> (Given, ThinPool) {
+    let mut pool = new_pool(200);
+    let disk = pool.create_volume(named("disk", 1), 8 * BLOCK_BYTES).expect("a volume");
+    pool.write(disk, 0, vec![1; 4 * BLOCK_BYTES as usize]).expect("room");
+    for (name, uuid) in [("disk@a", 2), ("disk@b", 3), ("disk@c", 4)] {
+        pool.snapshot(disk, named(name, uuid)).expect("a snapshot");
+        // So that the snapshot alone has a block.
+        pool.write(disk, 0, vec![uuid; BLOCK_BYTES as usize]).expect("room");
+    }
+    let given = give(pool);
+    let mut stream = ThinPool::default();
+    Metadata::open(&given.thin).and_then(|metadata| metadata.copy_to(&mut stream)).expect("it is whole");
+    (given, stream)
+}
+
+#[test]
+fn a_snapshot_that_the_kernel_wrote_to_is_another() {
+    let (Given { mut data, mut metadata, .. }, mut changed) = given_with_snapshots();
+    let times = |runs: &[vellum_dm_bridge::Run]| runs.iter().map(|run| run.time).collect::<Vec<_>>();
+    assert!(changed.devices[1..].iter().all(|(.., runs)| times(runs).iter().all(|time| *time == 0)));
+    assert!(times(&changed.devices[0].2).contains(&1));
+    // One block of the second snapshot is written, one of the third forgotten.
+    changed.devices[2].2.push(run(6, 150, 1, 1));
+    let last = changed.devices[3].2.last_mut().expect("runs");
+    last.length -= 1;
+    if last.length == 0 {
+        changed.devices[3].2.pop();
+    }
+    let (image, _) = write(&changed, 1 << 20, Packing::Full);
+    let known = given(&mut metadata).expect("the kernel has it");
+    let thin = Metadata::open(&image).expect("it is whole");
+    let mut target = MemoryDisk::new(0);
+    let imported = adopt(&thin, &mut data, &mut target, Some(&known), &options(), &mut |_| {}).expect("room");
+    let told: Vec<_> = imported
+        .volumes
+        .iter()
+        .map(|volume| {
+            let before =
+                known.volumes.iter().find(|record| record.id == volume.record.id).expect("it was there");
+            (volume.record.name.as_str(), volume.is_changed, volume.record.uuid == before.uuid)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [("disk", false, true), ("disk@a", false, true), ("disk@b", true, false), ("disk@c", true, false)]
+    );
+    opened(data, target, "changed");
+}
+
+#[test]
+fn only_the_metadata_that_it_was_given_away_with_brings_a_pool_back() {
+    let (Given { mut data, mut metadata, .. }, stream) = given_with_snapshots();
+    let known = given(&mut metadata).expect("the kernel has it");
+    let mut take = |change: &dyn Fn(&mut ThinPool), options: &ImportOptions| {
+        let mut thin = stream.clone();
+        change(&mut thin);
+        let (image, _) = write(&thin, 1 << 20, Packing::Full);
+        let thin = Metadata::open(&image).expect("it is whole");
+        let mut target = MemoryDisk::new(0);
+        adopt(&thin, &mut data, &mut target, Some(&known), options, &mut |_| {}).map(|_| target.size_bytes())
+    };
+    let refused = |result: Result<u64, Failure>| match result {
+        Err(Failure::Pool(error)) if error.kind() == ErrorKind::Mismatch => error.message().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let without = |thin: &mut ThinPool| thin.header.uuid = [0; 16];
+    assert!(refused(take(&without, &options())).contains("thin_repair"));
+    assert!(refused(take(&|thin| thin.header.uuid[15] ^= 1, &options())).contains("not the metadata"));
+    assert!(refused(take(&|thin| thin.header.nr_data_blocks -= 1, &options())).contains("199 data blocks"));
+    take(&|_| {}, &options()).expect("it is the one");
+    take(&without, &ImportOptions { accepts_unmarked: true, ..options() }).expect("asked for");
+}
+
+#[test]
+fn what_lvm_compares_is_carried() {
+    // There is no volume 0, and numbers far behind would leave too few.
+    let cases: [(&[u32], &[u64]); 3] =
+        [(&[3, 4, 900], &[3, 4, 900]), (&[0, 3, 4], &[1, 2, 3]), (&[3, 1 << 23], &[1, 2])];
+    for (devices, numbers) in cases {
+        let mut thin = ThinPool { header: header(400), devices: Vec::new() };
+        for id in devices {
+            thin.add(*id, &[run(0, u64::from(id % 9) * 10, 5, 1)]);
+        }
+        let (image, _) = write(&thin, 1 << 20, Packing::Full);
+        let metadata = Metadata::open(&image).expect("it is whole");
+        let (mut data, mut target) = (data_of(400, 1), MemoryDisk::new(0));
+        let imported = adopt(&metadata, &mut data, &mut target, None, &options(), &mut |_| {}).expect("room");
+        let given_numbers: Vec<_> = imported.volumes.iter().map(|volume| volume.record.id.0).collect();
+        assert_eq!(given_numbers, numbers);
+        let given = give(opened(data, target, "imported"));
+        let metadata = Metadata::open(&given.thin).expect("it is whole");
+        assert_eq!((metadata.superblock().transaction_id, thin.header.transaction_id), (12, 12));
+        let again: Vec<_> =
+            metadata.devices().map(|device| u64::from(device.expect("it is whole").id)).collect();
+        assert_eq!(again, numbers);
+    }
+}
+
+#[test]
+fn names_go_with_their_volumes() {
+    let (Given { mut data, mut metadata, thin, .. }, _) = given_with_snapshots();
+    let known = given(&mut metadata).expect("the kernel has it");
+    let thin = Metadata::open(&thin).expect("it is whole");
+    let mut take = |names: &[(u32, &str)]| {
+        let names = names.iter().map(|(device, name)| (*device, (*name).to_owned())).collect();
+        let mut target = MemoryDisk::new(0);
+        let options = ImportOptions { names, ..options() };
+        let imported = adopt(&thin, &mut data, &mut target, Some(&known), &options, &mut |_| {})?;
+        let mut copy = data.clone();
+        let report = vellum_engine::check(&mut copy, &mut target, &mut |_| {})?;
+        assert!(report.is_clean(), "{:?}", report.findings);
+        Ok::<_, Failure>(imported.volumes.into_iter().map(|volume| volume.record.name).collect::<Vec<_>>())
+    };
+    assert_eq!(take(&[(1, "root")]).expect("room"), ["root", "root@a", "root@b", "root@c"]);
+    assert_eq!(take(&[(3, "disk@x")]).expect("room"), ["disk", "disk@a", "disk@x", "disk@c"]);
+    assert_eq!(take(&[(2, "x@y"), (3, "disk@a")]).expect("room"), ["disk", "x-y", "disk@a", "disk@c"]);
+    // A snapshot is younger than its volume.
+    let refused = take(&[(3, "other"), (1, "other@x")]).expect_err("impossible");
+    assert!(refused.to_string().contains("older"), "{refused}");
 }
 
 #[test]

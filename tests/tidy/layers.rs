@@ -22,7 +22,7 @@ const MODULES: [(&str, &str); 18] = [
     ("pool", "units error options settings request canary format storage metadata data_path"),
     ("shrink_pool", "units error options request canary format storage metadata pool check"),
     ("hand_over", "units error options request canary format storage metadata pool shrink_pool::settle"),
-    ("adopt", "units error options format storage metadata pool check"),
+    ("adopt", "units error options format storage metadata hand_over pool check"),
     ("transfer", "units error request format"),
     ("check", "units error options request format storage metadata"),
     ("inspect", "units error options request format storage metadata"),

@@ -30,6 +30,11 @@ pub enum DmCommand {
     /// With blocks of 64 KiB the data stays where it is, and the kernel's metadata cannot be used any more. Other pools, and with --copy or
     /// --metadata-snapshot all, are copied into a new one. The metadata does not know how large devices are: name it by --size.
     Import(DmImport),
+    /// Take the pool back as it was when it was given to the kernel, without what the kernel has done since.
+    ///
+    /// For an export that was interrupted, so that the kernel never had the pool; and, with --force, if the kernel's metadata is lost. What
+    /// the kernel has written since is LOST then, or stands MIXED into what was there before.
+    Revoke(DmRevoke),
     /// Write metadata of dm-thin as XML, which thin_restore takes too.
     Dump(DmDump),
     /// Make metadata of dm-thin out of XML, as thin_dump writes it too.
@@ -95,6 +100,11 @@ pub struct DmImport {
     #[arg(long)]
     pub lenient: bool,
 
+    /// Take a pool back by metadata that does not say that it is of this pool, as what thin_repair made does not. A wrong one makes volumes
+    /// of blocks that are others'.
+    #[arg(long)]
+    pub force: bool,
+
     /// Call a device so; thin-DEVICE if it has no name yet. May be given several times.
     #[arg(long, value_name = "DEVICE=NAME")]
     pub name: Vec<OfDevice<String>>,
@@ -106,6 +116,18 @@ pub struct DmImport {
     /// How much the new pool may hold if it gets copies; without it a quarter more than is copied.
     #[arg(long, value_name = "SIZE")]
     pub pool_size: Option<Size>,
+}
+
+/// What is known of the hand-over.
+#[derive(Debug, Args)]
+pub struct DmRevoke {
+    /// Where the kernel's metadata was to go, or is. It cannot be used any more afterwards.
+    #[arg(long, value_name = "FILE|DEV")]
+    pub metadata: Option<PathBuf>,
+
+    /// The kernel may have had the pool; whatever it has written since may be lost or mixed into the volumes.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Something of a thin device, as DEVICE=VALUE.

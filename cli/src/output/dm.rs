@@ -6,6 +6,7 @@ use super::table::{Align, table};
 use crate::size::Size;
 use crate::views::{
     DmCheckView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmLostView, DmRestoreView,
+    DmRevokeView,
 };
 
 /// What a check found.
@@ -84,14 +85,28 @@ pub fn export(view: &DmExportView) -> String {
     let columns =
         [("DEVICE", Align::Right), ("NAME", Align::Left), ("SIZE", Align::Right), ("MAPPED", Align::Right)];
     format!(
-        "{}\nthe kernel has the pool: metadata in '{}' ({} of {}), data in '{}', blocks of {} sectors",
+        "{}\nthe kernel has the pool: metadata in '{}' ({} of {}), data in '{}'\n\
+         table of the pool: 0 {} thin-pool METADATA DATA {} LOW-WATER",
         table(columns, &rows),
         view.metadata,
         Size(view.metadata_used_bytes),
         Size(view.metadata_bytes),
         view.data,
+        view.data_blocks * view.data_block_sectors,
         view.data_block_sectors
     )
+}
+
+/// Who has the pool now.
+pub fn revoke(view: &DmRevokeView) -> String {
+    match view.untouched {
+        true => "the pool is Vellum's, as it was: the kernel never had it".to_owned(),
+        false => {
+            "the pool is Vellum's, as it was when it was given away: what the kernel has written since is \
+                  lost, or mixed into it: `vellum pool check` and a look at the file systems in it tell more"
+                .to_owned()
+        }
+    }
 }
 
 /// What the pool has now.
@@ -100,6 +115,10 @@ pub fn import(view: &DmImportView) -> String {
     let row = |volume: &crate::views::DmImportedView| {
         [volume.device.to_string(), volume.name.clone(), Size(volume.size_bytes).to_string()]
     };
+    let changed = view.volumes.iter().filter(|volume| volume.changed);
+    lines.extend(changed.map(|snapshot| {
+        format!("note: the kernel has written to '{}', so it has a new uuid: send it whole", snapshot.name)
+    }));
     let rows: Vec<_> = view.volumes.iter().map(row).collect();
     lines.push(table([("DEVICE", Align::Right), ("NAME", Align::Left), ("SIZE", Align::Right)], &rows));
     lines.push(match view.adopted {

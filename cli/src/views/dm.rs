@@ -143,6 +143,13 @@ pub struct DmThinView {
     pub mapped_bytes: u64,
 }
 
+/// A pool that is not the kernel's any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmRevokeView {
+    /// Whether it is certain that the kernel never had the pool.
+    pub untouched: bool,
+}
+
 /// What was imported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmImportView {
@@ -175,4 +182,6 @@ pub struct DmImportedView {
     pub kind: VolumeKind,
     /// Its size.
     pub size_bytes: u64,
+    /// It was given away as a snapshot, and the kernel has written to it: it has a new uuid.
+    pub changed: bool,
 }

@@ -12,13 +12,37 @@ use vellum_engine::units::{BLOCK_BYTES, DATA_BLOCKS_MAX};
 const THIN_BLOCKS_MAX: u64 = 1 << 34;
 
 /// One bit a block.
+#[derive(Default)]
 pub(super) struct Used(Vec<u64>);
 
 impl Used {
-    pub fn add(&mut self, first: u64, length: u64) {
-        for block in first..first + length {
-            self.0[(block / 64) as usize] |= 1 << (block % 64);
-        }
+    fn new(blocks: u64) -> Self {
+        Self(vec![0; blocks.div_ceil(64) as usize])
+    }
+
+    /// Whether the block is new here.
+    fn add(&mut self, block: u64) -> bool {
+        let (word, bit) = (&mut self.0[(block / 64) as usize], 1 << (block % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
+    /// How many blocks stand before each word.
+    pub fn before(&self) -> Vec<u64> {
+        let counts = self.0.iter().scan(0, |sum, bits| {
+            let before = *sum;
+            *sum += u64::from(bits.count_ones());
+            Some(before)
+        });
+        counts.collect()
+    }
+
+    /// How many blocks stand before this one, if it is there.
+    pub fn rank(&self, before: &[u64], block: u64) -> Option<u64> {
+        let (word, bit) = ((block / 64) as usize, 1 << (block % 64));
+        let bits = self.0.get(word).filter(|bits| *bits & bit != 0)?;
+        Some(before[word] + u64::from((bits & (bit - 1)).count_ones()))
     }
 
     pub fn has(&self, block: u64) -> bool {
@@ -34,6 +58,8 @@ impl Used {
 pub(super) struct Seen {
     pub device: Device,
     pub mapped_blocks: u64,
+    /// The newest time of a mapping.
+    pub newest_time: u32,
     /// Behind the last mapped block.
     pub end: u64,
     pub lost: Vec<(u64, u64)>,
@@ -46,6 +72,8 @@ pub(super) struct Census {
     pub nr_data_blocks: u64,
     pub transaction_id: u64,
     pub used: Used,
+    /// Blocks that more than one mapping has.
+    pub shared: Used,
     pub devices: Vec<Seen>,
     pub salvage: Salvage,
 }
@@ -65,7 +93,8 @@ impl Census {
             blocks_a_block,
             nr_data_blocks,
             transaction_id: header.transaction_id,
-            used: Used(vec![0; nr_data_blocks.div_ceil(64) as usize]),
+            used: Used::new(nr_data_blocks),
+            shared: Used::new(nr_data_blocks),
             devices: Vec::new(),
             salvage: Salvage::default(),
         };
@@ -78,11 +107,16 @@ impl Census {
     }
 
     pub fn device<S: Source>(&mut self, metadata: &Metadata<S>, device: Device) -> Result<(), Failure> {
-        let mut seen = Seen { device, mapped_blocks: 0, end: 0, lost: Vec::new() };
+        let mut seen = Seen { device, mapped_blocks: 0, newest_time: 0, end: 0, lost: Vec::new() };
         let mut runs = metadata.runs(&device);
         while let Some(run) = runs.next().transpose()? {
-            self.used.add(run.data_begin, run.length);
+            for block in run.data_begin..run.data_begin + run.length {
+                if !self.used.add(block) {
+                    self.shared.add(block);
+                }
+            }
             seen.mapped_blocks += run.length;
+            seen.newest_time = seen.newest_time.max(run.time);
             // Larger than any volume, and so refused.
             seen.end = run.virtual_begin.saturating_add(run.length);
         }

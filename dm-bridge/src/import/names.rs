@@ -1,54 +1,80 @@
 //! Which volume a thin device becomes.
 //!
-//! Owns names, numbers and uuids. A device that a volume of the pool was given away as is that volume again; every other one gets a
-//! new number, and a name of its own unless one was asked for. A snapshot whose volume is gone becomes a volume.
+//! Owns names, numbers and uuids. A device that a volume of the pool was given away as is that volume again; every other one keeps its
+//! number if it can, and gets a name of its own unless one was asked for. A snapshot whose volume is gone becomes a volume.
 
 use super::census::Seen;
 use super::{ImportOptions, Member};
-use std::collections::BTreeSet;
+use crate::export::is_unchanged;
+use crate::format::DEVICE_ID_LIMIT;
+use std::collections::{BTreeMap, BTreeSet};
 use vellum_engine::adopt::Given;
+use vellum_engine::error::Error as PoolError;
 use vellum_engine::format::{VolumeKind, VolumeRecord};
 use vellum_engine::request::Uuid;
 use vellum_engine::units::VolumeId;
 
+/// New volumes have the numbers of their devices up to here, so that enough is left for those that are made later.
+const KEPT_NUMBERS_END: u64 = DEVICE_ID_LIMIT / 2;
+
 /// The devices as volumes, in the order of the volumes' numbers. Sizes are those that are known, or 0.
+///
+/// Fails with `Invalid` if a device is to be called a snapshot of one that came later.
 pub(super) fn members(
     devices: Vec<Seen>,
     given: Option<&Given>,
     options: &ImportOptions,
     next_volume: VolumeId,
-) -> Vec<Member> {
-    let known = |seen: &Seen| {
-        // What was given away was made at time 0; what the kernel makes since has a later one, also under an old number.
-        given
-            .filter(|_| seen.device.details.creation_time == 0)
-            .and_then(|given| given.volumes.iter().find(|record| record.id.0 == u64::from(seen.device.id)))
-            .cloned()
-    };
+) -> Result<Vec<Member>, PoolError> {
+    let pool = given.map_or(options.uuid, |given| given.pool);
     let mut members = Vec::with_capacity(devices.len());
     let mut new = Vec::new();
     for seen in devices {
-        match known(&seen) {
-            Some(record) => members.push(Member { seen, record, base: None }),
+        match known(&seen, given) {
+            Some(record) => members.push(known_member(seen, record.clone(), &pool, options)),
             None => new.push(seen),
         }
     }
-    members.sort_by_key(|member| member.record.id);
-    for (id, seen) in (next_volume.0..).zip(new) {
-        let id = VolumeId(id);
-        let uuid = uuid_of(&given.map_or(options.uuid, |given| given.pool), id, options.nonce);
-        let name = format!("thin-{}", seen.device.id);
+    for (id, seen) in numbered(new, next_volume) {
         let record = VolumeRecord {
             id,
-            uuid,
-            name,
+            uuid: uuid_of(&pool, id, options.nonce),
+            name: format!("thin-{}", seen.device.id),
             created_unix_s: options.now_unix_s,
             ..VolumeRecord::new_volume(0)
         };
-        members.push(Member { seen, record, base: None });
+        members.push(Member { seen, record, base: None, is_changed: false });
     }
-    rename(&mut members, options);
-    members
+    members.sort_by_key(|member| member.record.id);
+    rename(&mut members, options)?;
+    Ok(members)
+}
+
+/// The volume that a device was given away as.
+fn known<'g>(seen: &Seen, given: Option<&'g Given>) -> Option<&'g VolumeRecord> {
+    // What was given away was made at time 0; what the kernel makes since has a later one, also under an old number.
+    let given = given.filter(|_| seen.device.details.creation_time == 0)?;
+    given.volumes.iter().find(|record| record.id.0 == u64::from(seen.device.id))
+}
+
+/// A snapshot that the kernel has written to is another one: whoever has received it has not what it is now.
+fn known_member(seen: Seen, record: VolumeRecord, pool: &Uuid, options: &ImportOptions) -> Member {
+    let is_whole = seen.lost.is_empty() && is_unchanged(&record, seen.mapped_blocks, seen.newest_time);
+    let is_changed = record.kind == VolumeKind::Snapshot && !is_whole;
+    let uuid = if is_changed { uuid_of(pool, record.id, options.nonce) } else { record.uuid };
+    // It is not what the stream brought, either.
+    let received = record.received.clone().filter(|_| !is_changed);
+    Member { seen, record: VolumeRecord { uuid, received, ..record }, base: None, is_changed }
+}
+
+/// A number for every new volume, so that exports give it the one that it had: LVM goes by them. Numbers of volumes are never used again, and
+/// there is no volume 0: if one cannot keep its number none does, so that they stay in order.
+fn numbered(new: Vec<Seen>, next_volume: VolumeId) -> Vec<(VolumeId, Seen)> {
+    let can_keep = |seen: &Seen| (next_volume.0..KEPT_NUMBERS_END).contains(&u64::from(seen.device.id));
+    if new.iter().all(can_keep) {
+        return new.into_iter().map(|seen| (VolumeId(u64::from(seen.device.id)), seen)).collect();
+    }
+    (next_volume.0..).map(VolumeId).zip(new).collect()
 }
 
 /// Another uuid for every volume, out of the pool's, which is random.
@@ -62,26 +88,30 @@ fn uuid_of(pool: &Uuid, id: VolumeId, nonce: u32) -> Uuid {
     uuid
 }
 
-fn rename(members: &mut [Member], options: &ImportOptions) {
-    for member in members.iter_mut() {
-        if let Some(name) = options.names.get(&member.seen.device.id) {
-            member.record.name.clone_from(name);
-            member.record.kind = if name.contains('@') { VolumeKind::Snapshot } else { VolumeKind::Volume };
-        }
-    }
-    let volumes: BTreeSet<String> = members
+fn rename(members: &mut [Member], options: &ImportOptions) -> Result<(), PoolError> {
+    call_as_asked(members, options);
+    let volumes: BTreeMap<String, VolumeId> = members
         .iter()
         .filter(|member| member.record.kind == VolumeKind::Volume)
-        .map(|member| member.record.name.clone())
+        .map(|member| (member.record.name.clone(), member.record.id))
         .collect();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     for member in members {
+        let device = member.seen.device.id;
         let record = &mut member.record;
-        if let Some((volume, snapshot)) = record.name.split_once('@')
-            && !volumes.contains(volume)
-        {
-            record.name = format!("{volume}-{snapshot}");
-            record.kind = VolumeKind::Volume;
+        if let Some((volume, snapshot)) = record.name.split_once('@') {
+            match volumes.get(volume) {
+                Some(origin) if can_be_of(record, *origin) => {
+                    record.origin = record.origin.or(Some(*origin).filter(|_| record.received.is_none()));
+                }
+                Some(_) if options.names.contains_key(&device) => {
+                    return Err(older_than_its_volume(device, &record.name));
+                }
+                _ => {
+                    record.name = format!("{volume}-{snapshot}");
+                    record.kind = VolumeKind::Volume;
+                }
+            }
         }
         let wanted = record.name.clone();
         let mut number = 1;
@@ -90,4 +120,35 @@ fn rename(members: &mut [Member], options: &ImportOptions) {
             record.name = format!("{wanted}-{number}");
         }
     }
+    Ok(())
+}
+
+/// What has a name was asked for; snapshots of a volume that gets another name go with it.
+fn call_as_asked(members: &mut [Member], options: &ImportOptions) {
+    let mut renamed = BTreeMap::new();
+    for member in members.iter_mut() {
+        let Some(name) = options.names.get(&member.seen.device.id) else { continue };
+        let before = std::mem::replace(&mut member.record.name, name.clone());
+        member.record.kind = if name.contains('@') { VolumeKind::Snapshot } else { VolumeKind::Volume };
+        renamed.insert(before, name);
+    }
+    for member in members.iter_mut().filter(|member| !options.names.contains_key(&member.seen.device.id)) {
+        let name = &mut member.record.name;
+        if let Some((volume, snapshot)) = name.split_once('@')
+            && let Some(volume) = renamed.get(volume)
+        {
+            *name = format!("{volume}@{snapshot}");
+        }
+    }
+}
+
+/// A snapshot was made from an earlier volume, unless it was received.
+fn can_be_of(snapshot: &VolumeRecord, volume: VolumeId) -> bool {
+    snapshot.origin.is_some() || snapshot.received.is_some() || volume < snapshot.id
+}
+
+fn older_than_its_volume(device: u32, name: &str) -> PoolError {
+    PoolError::invalid(format!(
+        "device {device} cannot be '{name}': it is older than that volume; give it a name without '@'"
+    ))
 }

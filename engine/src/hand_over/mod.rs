@@ -12,12 +12,12 @@ mod tests;
 
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{Mapping, RootSlot, VolumeKind, VolumeRecord, VolumeState};
+use crate::format::{Mapping, Properties, RootSlot, VolumeKind, VolumeRecord, VolumeState};
 use crate::metadata::files::Files;
 use crate::metadata::load::load_page;
 use crate::metadata::recovery::{Recovered, recover, recover_without_log};
 use crate::metadata::tree::{LAST_KEY, Root};
-use crate::metadata::{Fault, Metadata, SlotFacts, write_slots};
+use crate::metadata::{Fault, LOG_VOLUME, Metadata, SlotFacts, write_log, write_slots};
 use crate::options::{OpenOptions, Owner};
 use crate::request::Uuid;
 use crate::shrink_pool::settle;
@@ -76,7 +76,8 @@ pub struct Batch {
 /// One hand-over of one pool: its uuid, and the opening that brought it to rest.
 pub type Mark = [u8; 24];
 
-fn mark_of(pool: &Uuid, incarnation: Incarnation) -> Mark {
+/// The mark of the hand-over that an opening of a pool led to.
+pub fn mark_of(pool: &Uuid, incarnation: Incarnation) -> Mark {
     let mut mark = [0; 24];
     mark[..16].copy_from_slice(pool);
     mark[16..].copy_from_slice(&incarnation.0.to_le_bytes());
@@ -111,7 +112,9 @@ impl<'f> HandOver<'f> {
         let is_it = |slot: &RootSlot| {
             slot.owner.kernel && interrupted == Some(mark_of(&superblock.pool, slot.incarnation))
         };
-        let goes_on = slots[0].as_ref().is_ok_and(is_it);
+        // The other slot may have rotted meanwhile, or be torn.
+        let newest = slots.iter().flatten().next();
+        let goes_on = newest.is_some_and(is_it);
         if !goes_on {
             settle(&mut *data, &mut *metadata, options)?;
         }
@@ -155,6 +158,11 @@ impl<'f> HandOver<'f> {
         let is_there =
             |record: &&VolumeRecord| record.state == VolumeState::Active && record.kind != VolumeKind::Hidden;
         self.state.volumes.iter().filter(is_there).cloned().collect()
+    }
+
+    /// The settings of the pool.
+    pub fn settings(&self) -> Properties {
+        self.state.volumes.get(LOG_VOLUME).map(|record| record.properties.clone()).unwrap_or_default()
     }
 
     /// Counts what has to be written. Writes nothing.
@@ -247,7 +255,7 @@ impl<'f> HandOver<'f> {
             self.files.data.sync()?;
         }
         let owner = Owner { host: host.to_owned(), kernel: true, ..Owner::default() };
-        self.make_room()?;
+        make_room(&mut self.files, &mut self.state)?;
         let slots = if canary::broken(Canary::GivenByOneSlot) { 1 } else { 2 };
         let facts = SlotFacts {
             incarnation: self.incarnation,
@@ -258,23 +266,40 @@ impl<'f> HandOver<'f> {
         };
         write_slots(&mut self.files, &mut self.state, &facts, slots)
     }
+}
 
-    /// Makes sure of the pages of two checkpoints.
-    fn make_room(&mut self) -> Result<()> {
-        let (state, files) = (&mut self.state, &mut self.files);
-        let needed = 2 * state.checkpoint_pages_at_most() as u64;
-        let free = state.forest.pages.free_pages();
-        if free >= needed {
-            return Ok(());
-        }
-        let now = state.forest.page_counts.len();
-        // Counts of the new pages take pages themselves.
-        let more = needed - free + (needed - free) / 256 + 16;
-        files.metadata.allocate(now * PAGE_BYTES as u64, more * PAGE_BYTES as u64)?;
-        files.metadata.sync()?;
-        state.forest.grow_pages(now + more);
-        Ok(())
+/// Makes sure of the pages of two checkpoints.
+fn make_room(files: &mut Files<'_>, state: &mut Metadata) -> Result<()> {
+    let needed = 2 * state.checkpoint_pages_at_most() as u64;
+    let free = state.forest.pages.free_pages();
+    if free >= needed {
+        return Ok(());
     }
+    let now = state.forest.page_counts.len();
+    // Counts of the new pages take pages themselves.
+    let more = needed - free + (needed - free) / 256 + 16;
+    files.metadata.allocate(now * PAGE_BYTES as u64, more * PAGE_BYTES as u64)?;
+    files.metadata.sync()?;
+    state.forest.grow_pages(now + more);
+    Ok(())
+}
+
+/// Makes the pool the engine's again, as it was when it was given to the kernel. Whoever calls knows that the kernel has not written,
+/// or that what it has written may be lost: data blocks that it overwrote in place are not what they were.
+///
+/// Fails with `Invalid` if the kernel does not have the pool.
+pub fn revoke(data: &mut dyn Disk, metadata: &mut dyn Disk, nonce: u32) -> Result<()> {
+    let mut files = Files::new(data, metadata);
+    let Recovered { metadata: mut state, incarnation, sequence, ring, .. } = recover_without_log(&mut files)?;
+    let pool = state.superblock.pool;
+    let log = state.slot.log.clone();
+    let incarnation = incarnation.next(nonce);
+    // The kernel may have had these blocks; ours they are only with the slots.
+    write_log(&mut files, &pool, &log, incarnation)?;
+    make_room(&mut files, &mut state)?;
+    let facts =
+        SlotFacts { incarnation, sequence, log_position: ring.head, clean: true, owner: Owner::default() };
+    write_slots(&mut files, &mut state, &facts, 2)
 }
 
 /// What is lost reads as an error, and the kernel would read what stands there.

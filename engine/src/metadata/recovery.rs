@@ -143,21 +143,29 @@ fn refuse_given(slot: &RootSlot) -> Result<()> {
 }
 
 /// The state that a pool had when it was given to the kernel: what the newest root slot says, without a look at the log, which
-/// was empty then and may be overwritten by now.
+/// was empty then and may be overwritten by now. Both slots say the same; one that rotted meanwhile is passed over.
 ///
 /// Fails with `Invalid` if the kernel does not have the pool.
 pub fn recover_without_log(files: &mut Files<'_>) -> Result<Recovered> {
     let superblock = files.superblock()?;
     let [newest, other] = files.root_slots(&superblock.pool);
-    let slot = newest?;
+    let (slot, other) = match (newest, other) {
+        (Ok(newest), other) => (newest, other.ok()),
+        (Err(_), Ok(other)) if other.owner.kernel => (other, None),
+        (Err(error), _) => return Err(error),
+    };
     if !slot.owner.kernel {
         return Err(Error::invalid("the kernel does not have this pool"));
     }
-    let building = Generation(slot.generation.0 + UNUSED_AHEAD);
+    let mut building = Generation(slot.generation.0 + UNUSED_AHEAD);
+    if other.is_none() && building.0 % 2 == slot.generation.0 % 2 {
+        // The good slot keeps its place until another stands in the bad one's.
+        building.0 += 1;
+    }
     let ring = LogRing::new(&slot.log, slot.log_position)?;
     let (sequence, incarnation) = (slot.sequence, slot.incarnation);
     let mut metadata = load(files, &superblock, slot, building)?;
-    if let Ok(other) = &other {
+    if let Some(other) = &other {
         keep_other_pages(files, &mut metadata, other);
     }
     let (checked, findings) = Default::default();

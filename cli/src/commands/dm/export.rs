@@ -33,7 +33,8 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
     let was_there = flags.metadata.symlink_metadata().is_ok();
     let exported = exported(flags, &mut disks, &options, directory, output);
     // What an interrupted hand-over has to go on with must stay.
-    if exported.is_err() && !was_there && !directory.owner().is_some_and(|owner| owner.kernel) {
+    let is_ours = directory.slot_owner().is_some_and(|owner| !owner.kernel);
+    if exported.is_err() && !was_there && is_ours {
         // The error that led here is the one to tell.
         let _ = std::fs::remove_file(&flags.metadata);
     }
@@ -54,8 +55,8 @@ fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
     Ok(())
 }
 
-/// The pool whose export to the file was interrupted, if one was.
-fn interrupted(path: &Path) -> Option<Mark> {
+/// The hand-over whose export to the file was interrupted, if one was.
+pub(super) fn interrupted(path: &Path) -> Option<Mark> {
     let mut first = [0; BLOCK_BYTES];
     File::open(path).and_then(|file| file.read_exact_at(&mut first, 0)).ok()?;
     vellum_dm_bridge::unfinished_mark(&first)

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use vellum_dm_bridge::export::Failure;
+use vellum_dm_bridge::export::{Failure, stamp};
 use vellum_dm_bridge::format::{BLOCK_BYTES, Block, DATA_BLOCK_SECTORS_MIN};
 use vellum_dm_bridge::import::{self, ImportOptions, Imported, ImportedVolume, Progress};
 use vellum_dm_bridge::{Metadata, WithFirst};
@@ -101,6 +101,7 @@ impl Import<'_> {
             names: self.flags.name.iter().map(|named| (named.device, named.value.clone())).collect(),
             sizes: self.flags.size.iter().map(|sized| (sized.device, sized.value.0)).collect(),
             accepts_loss: false,
+            accepts_unmarked: self.flags.force,
             data_blocks: self.flags.pool_size.map(|size| crate::size::pool_blocks(size.0)).transpose()?,
         })
     }
@@ -114,18 +115,24 @@ impl Import<'_> {
         files::refuse_looped(&directory.data())?;
         let Disks { mut data, metadata: mut before } = directory.open_disks()?;
         let given = adopt::given(&mut before).map_err(|error| directory.explain(error))?;
-        if mark.is_some_and(|mark| mark != mark_of(&given)) {
+        if mark.is_some_and(|mark| mark != stamp(&given.mark())) {
             return Err(imported_before(&self.flags.metadata));
         }
-        let path = directory.path().join("metadata.imported");
-        let _ = std::fs::remove_file(&path);
-        let mut target = FileDisk::create(&path, 0).map_err(|error| directory.explain(error))?;
+        let place = NewPlace::of(&directory.metadata());
+        let _ = std::fs::remove_file(&place.new);
+        let mut target = FileDisk::create(&place.new, 0).map_err(|error| directory.explain(error))?;
         let imported = self.adopted(thin, &mut data, &mut target, Some(&given));
-        let imported = imported.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
-        self.disown(&mark_of(&given))?;
-        let renamed = std::fs::rename(&path, directory.metadata());
-        renamed.map_err(|cause| Error::io(format!("cannot name '{}'", path.display()), &cause))?;
+        let imported = imported.inspect_err(|_| drop(std::fs::remove_file(&place.new)))?;
+        self.disown(&stamp(&given.mark()))?;
+        place.take()?;
         self.done()?;
+        if let Some(device) = place.left {
+            self.output.note(&format!(
+                "the pool's metadata is the file '{}' now; nothing on '{}' is needed any more",
+                place.metadata.display(),
+                device.display()
+            ));
+        }
         Ok(self.view(&imported, true))
     }
 
@@ -207,11 +214,19 @@ impl Import<'_> {
             Failure::Thin(error) => super::explained(&self.flags.metadata, &error),
             Failure::Pool(error) => {
                 let error = self.directory.explain(error);
-                match error.kind() {
-                    Kind::Unsupported => {
+                let is_given = self.directory.owner().is_some_and(|owner| owner.kernel);
+                match (error.kind(), is_given) {
+                    (Kind::Unsupported, false) => {
                         error.hint("--copy makes a new pool and leaves the thin pool as it is")
                     }
-                    Kind::NoSpace => error.hint("make it larger, or copy into a new pool by --copy"),
+                    (Kind::NoSpace, false) => error.hint("make it larger, or copy into a new pool by --copy"),
+                    (Kind::NoSpace, true) => error.hint("make the data file or device larger, and import again"),
+                    (Kind::Unsupported, true) => {
+                        error.hint("copy what is left into a pool in another directory: --pool, --data and --copy")
+                    }
+                    (Kind::Mismatch, true) => error.hint(
+                        "name the metadata that the kernel had last; --force takes any, and a wrong one mixes up volumes",
+                    ),
                     _ => error,
                 }
             }
@@ -244,6 +259,35 @@ impl Import<'_> {
     }
 }
 
+/// Where the new metadata of a pool that comes back is made, and where it goes.
+struct NewPlace {
+    new: PathBuf,
+    metadata: PathBuf,
+    /// A device that had the metadata; a file takes its place.
+    left: Option<PathBuf>,
+}
+
+impl NewPlace {
+    /// Beside the file that `metadata` is or leads to: it has to be on the same file system.
+    fn of(metadata: &Path) -> Self {
+        let real = metadata.canonicalize().unwrap_or_else(|_| metadata.to_owned());
+        let is_file = real.metadata().is_ok_and(|found| found.is_file());
+        let (metadata, left) = if is_file { (real, None) } else { (metadata.to_owned(), Some(real)) };
+        let mut new = metadata.clone().into_os_string();
+        new.push(".imported");
+        Self { new: new.into(), metadata, left }
+    }
+
+    /// The new metadata takes the place of the old.
+    fn take(&self) -> Result<()> {
+        let cannot = |cause| Error::io(format!("cannot name '{}'", self.metadata.display()), &cause);
+        std::fs::rename(&self.new, &self.metadata).map_err(cannot)?;
+        let folder = self.metadata.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or(Path::new(".")));
+        folder.and_then(|folder| folder.sync_all()).map_err(cannot)
+    }
+}
+
 fn told(bar: &ProgressBar) -> impl FnMut(Progress) {
     let bar = bar.clone();
     move |progress: Progress| {
@@ -260,14 +304,6 @@ fn require_same(named: &Path, data: &Path) -> Result<()> {
     Err(Error::new(Kind::Mismatch, message).hint("leave --data out, or name another directory by --pool"))
 }
 
-/// What block 0 of the kernel's metadata says after an import: which giving away of which pool came back.
-fn mark_of(given: &Given) -> Uuid {
-    let mut mark = given.pool;
-    let times = given.incarnation.0.to_le_bytes().into_iter().chain(given.generation.0.to_le_bytes());
-    mark.iter_mut().zip(times).for_each(|(byte, time)| *byte ^= time);
-    mark
-}
-
 fn imported_before(path: &Path) -> Error {
     Error::new(Kind::Exists, format!("'{}' was imported into a pool already", path.display()))
         .hint("use that pool, or name the metadata that the kernel had last")
@@ -282,5 +318,6 @@ fn volume_view(volume: &ImportedVolume) -> DmImportedView {
         uuid: uuid_text(&record.uuid),
         kind: if record.kind == EngineKind::Snapshot { VolumeKind::Snapshot } else { VolumeKind::Volume },
         size_bytes: record.size_bytes,
+        changed: volume.is_changed,
     }
 }

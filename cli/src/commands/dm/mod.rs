@@ -1,7 +1,7 @@
 //! `vellum dm`: metadata of the kernel's dm-thin.
 //!
 //! Owns the way from the bridge's errors to the program's. Read next: `files.rs` (what is opened how), `check.rs`, `dump.rs`,
-//! `restore.rs`, `export.rs`, `import.rs`.
+//! `restore.rs`, `export.rs`, `import.rs`, `revoke.rs`.
 
 mod check;
 mod dump;
@@ -9,6 +9,7 @@ mod export;
 mod files;
 mod import;
 mod restore;
+mod revoke;
 
 use crate::arguments::Arguments;
 use crate::arguments::dm::DmCommand;
@@ -25,6 +26,7 @@ pub fn run(command: &DmCommand, arguments: &Arguments, output: Output) -> Result
         DmCommand::Export(flags) => export::run(flags, &arguments.directory()?, output),
         DmCommand::Import(flags) => import::run(flags, &arguments.directory()?, output),
         DmCommand::Restore(flags) => restore::run(flags, output),
+        DmCommand::Revoke(flags) => revoke::run(flags, &arguments.directory()?, output),
     }
 }
 
