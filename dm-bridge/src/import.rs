@@ -75,6 +75,8 @@ pub struct ImportedVolume {
     pub record: VolumeRecord,
     /// Mapped blocks of the thin device.
     pub mapped_blocks: u64,
+    /// How many the metadata counts; after lenient reading they may differ although no range is known to be lost.
+    pub counted_blocks: u64,
     /// It was given away as a snapshot, and the kernel has written to it: its uuid is a new one.
     pub is_changed: bool,
 }
@@ -306,6 +308,7 @@ impl<'m, S: Source> Import<'m, S> {
                 device: seen.device.id,
                 record,
                 mapped_blocks: seen.mapped_blocks,
+                counted_blocks: seen.device.details.mapped_blocks,
                 is_changed,
             })
             .collect();

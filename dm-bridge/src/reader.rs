@@ -128,6 +128,7 @@ impl<S: Source> Metadata<S> {
             started: false,
             failed: false,
             lenient: self.lenient,
+            impossible: Vec::new(),
         }
     }
 
@@ -192,13 +193,19 @@ impl<S: Source> Metadata<S> {
             mapped_blocks += run.length;
             sink.run(&run)?;
         }
-        if mapped_blocks != details.mapped_blocks {
-            let told = details.mapped_blocks;
-            let message = format!("the details have {told} mapped blocks, the mappings {mapped_blocks}");
-            return Err(Error::new(ErrorKind::Damaged, message));
-        }
+        self.require_count(device, mapped_blocks)?;
         sink.device_end()?;
         Ok(runs.take_lost())
+    }
+
+    /// Unless reading is lenient: `Damaged` if a device has not as many mapped blocks as the pool counts.
+    pub(crate) fn require_count(&self, device: &Device, mapped_blocks: u64) -> Result<()> {
+        let told = device.details.mapped_blocks;
+        if self.lenient || told == mapped_blocks {
+            return Ok(());
+        }
+        let message = format!("the details have {told} mapped blocks, the mappings {mapped_blocks}");
+        Err(Error::new(ErrorKind::Damaged, message).with_device(device.id.into()))
     }
 }
 
@@ -211,6 +218,7 @@ pub struct Devices<'a, S> {
     started: bool,
     failed: bool,
     lenient: bool,
+    impossible: Vec<LostRange>,
 }
 
 impl<S: Source> Devices<'_, S> {
@@ -218,7 +226,7 @@ impl<S: Source> Devices<'_, S> {
     pub fn take_lost(&mut self) -> Vec<LostRange> {
         let mut lost = self.roots.take_lost();
         lost.extend(self.details.take_lost());
-        lost.into_iter().map(LostRange::from).collect()
+        lost.into_iter().map(LostRange::from).chain(self.impossible.drain(..)).collect()
     }
 
     fn fetch_root(&mut self) -> Result<()> {
@@ -255,7 +263,9 @@ impl<S: Source> Devices<'_, S> {
             }
             match device_of(id, root, details) {
                 Err(error) if !self.lenient => return Err(error),
-                Err(_) if id >= DEVICE_ID_LIMIT => {}
+                Err(error) if id >= DEVICE_ID_LIMIT => {
+                    self.impossible.push(LostRange { first: id, last: id, error });
+                }
                 _ => {
                     let details = details.map(|row| row.1).unwrap_or_default();
                     return Ok(Some(Device { id: id as u32, details, root: root.map(|row| row.1) }));

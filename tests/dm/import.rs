@@ -18,7 +18,7 @@ use vellum_tests::driver::multiplier;
 use vellum_tests::rng::Rng;
 use vellum_tests::thin::{content_of_pool, differs, fill_at_random, named};
 
-fn options() -> ImportOptions {
+pub fn options() -> ImportOptions {
     ImportOptions {
         uuid: [5; 16],
         secret: 99,
@@ -29,7 +29,7 @@ fn options() -> ImportOptions {
     }
 }
 
-fn opened(mut data: MemoryDisk, mut metadata: MemoryDisk, what: &str) -> Pool<MemoryDisk> {
+pub fn opened(mut data: MemoryDisk, mut metadata: MemoryDisk, what: &str) -> Pool<MemoryDisk> {
     let report = vellum_engine::check(&mut data, &mut metadata, &mut |_| {}).expect("it can be read");
     assert!(report.is_clean(), "{what}: {:?}", report.findings);
     Pool::open(data, metadata, &OpenOptions::default()).unwrap_or_else(|error| panic!("{what}: {error}"))
@@ -47,7 +47,7 @@ fn data_of(blocks: u64, blocks_a_block: u64) -> MemoryDisk {
 }
 
 /// The number of the block of 64 KiB that a volume holds at a virtual block; none for zeros.
-fn block_at(pool: &mut Pool<MemoryDisk>, volume: VolumeId, block: u64) -> Option<u64> {
+pub fn block_at(pool: &mut Pool<MemoryDisk>, volume: VolumeId, block: u64) -> Option<u64> {
     let bytes = pool.read(volume, block * BLOCK_BYTES, 512).expect("it can be read");
     u64::from_le_bytes(*bytes.first_chunk().expect("8 bytes")).checked_sub(1)
 }
@@ -58,7 +58,7 @@ fn log_blocks(status: &vellum_engine::PoolStatus) -> u64 {
 }
 
 /// What a device maps, by blocks of 64 KiB.
-fn blocks_of(runs: &[vellum_dm_bridge::Run], blocks_a_block: u64) -> Vec<(u64, u64)> {
+pub fn blocks_of(runs: &[vellum_dm_bridge::Run], blocks_a_block: u64) -> Vec<(u64, u64)> {
     let steps = runs.iter().flat_map(|run| {
         (0..run.length * blocks_a_block).map(move |step| {
             (run.virtual_begin * blocks_a_block + step, run.data_begin * blocks_a_block + step)

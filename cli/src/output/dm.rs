@@ -119,6 +119,13 @@ pub fn import(view: &DmImportView) -> String {
     lines.extend(changed.map(|snapshot| {
         format!("note: the kernel has written to '{}', so it has a new uuid: send it whole", snapshot.name)
     }));
+    let fewer = view.volumes.iter().filter(|volume| volume.mapped_blocks < volume.counted_blocks);
+    lines.extend(fewer.map(|volume| {
+        format!(
+            "note: '{}' has {} mapped blocks, and the metadata counts {}: what is missing reads as zeros unless it is told above",
+            volume.name, volume.mapped_blocks, volume.counted_blocks
+        )
+    }));
     let rows: Vec<_> = view.volumes.iter().map(row).collect();
     lines.push(table([("DEVICE", Align::Right), ("NAME", Align::Left), ("SIZE", Align::Right)], &rows));
     lines.push(match view.adopted {

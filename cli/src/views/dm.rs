@@ -184,4 +184,8 @@ pub struct DmImportedView {
     pub size_bytes: u64,
     /// It was given away as a snapshot, and the kernel has written to it: it has a new uuid.
     pub changed: bool,
+    /// Mapped blocks of the thin device.
+    pub mapped_blocks: u64,
+    /// How many the metadata counts. Where there are fewer, and nothing is told as lost, some read as zeros that were not.
+    pub counted_blocks: u64,
 }

@@ -120,6 +120,7 @@ impl Census {
             // Larger than any volume, and so refused.
             seen.end = run.virtual_begin.saturating_add(run.length);
         }
+        metadata.require_count(&device, seen.mapped_blocks)?;
         let mut lost = runs.take_lost();
         if device.root.is_none() {
             let error = ThinError::new(ThinKind::Damaged, "the tree of devices does not have this one");

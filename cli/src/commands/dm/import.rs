@@ -319,5 +319,7 @@ fn volume_view(volume: &ImportedVolume) -> DmImportedView {
         kind: if record.kind == EngineKind::Snapshot { VolumeKind::Snapshot } else { VolumeKind::Volume },
         size_bytes: record.size_bytes,
         changed: volume.is_changed,
+        mapped_blocks: volume.mapped_blocks,
+        counted_blocks: volume.counted_blocks,
     }
 }
