@@ -3,6 +3,7 @@
 
 use crate::tools;
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 use vellum_dm_bridge::export::{ExportOptions, Exported, Failure, export, metadata_bytes};
 use vellum_dm_bridge::format::Superblock;
@@ -59,7 +60,18 @@ pub fn assert_given(given: &mut Given, folder: &TempDir, what: &str) {
     let path = folder.path().join("tmeta");
     fs::write(&path, &given.thin).expect("space");
     tools::assert_thin_check(&path);
+    assert_stable(&path, folder);
     differs(&given.thin, &mut given.data, &given.content).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+}
+
+/// What thin_dump says of it, thin_restore makes the same of.
+fn assert_stable(metadata: &Path, folder: &TempDir) {
+    let dumped = tools::thin_dump(metadata);
+    let [xml, restored] = ["xml", "restored"].map(|name| folder.path().join(name));
+    fs::write(&xml, &dumped).expect("space");
+    fs::write(&restored, vec![0; 4 << 20]).expect("space");
+    tools::thin_restore(&xml, &restored);
+    assert_eq!(tools::thin_dump(&restored), dumped);
 }
 
 #[test]
