@@ -45,6 +45,9 @@ pub struct OpenOptions {
     pub punch_rest_ms: u64,
     /// Free blocks that are written with zeros before they are given out, while syncs are frequent; 0 for none.
     pub written_ahead_blocks: u64,
+    /// The data is on a block device: what is made ready there takes nothing of the host until it is written, and no journal notes the first
+    /// write, so nothing is written ahead.
+    pub data_is_device: bool,
     /// Syncs and new blocks after which it is judged anew whether syncs are frequent.
     pub sync_window: u64,
     /// Mappings that one slice of a discard or deletion takes down.
@@ -82,6 +85,7 @@ impl Default for OpenOptions {
             reclaim_after_ms: 1000,
             punch_rest_ms: 20,
             written_ahead_blocks: 128,
+            data_is_device: false,
             sync_window: 64,
             slice_mappings: 64 * 1024,
             collapse_bytes_per_s: 32 << 20,

@@ -18,6 +18,7 @@ const NBD: &str = include_str!("../lab/nbd.sh");
 const POOL: &str = include_str!("../lab/pool.sh");
 const THIN: &str = include_str!("fixtures/thin.sh");
 const POOLS: &str = include_str!("fixtures/pools.sh");
+const COST: &str = include_str!("cost.sh");
 const LVM: &str = include_str!("fixtures/lvm.sh");
 /// The program under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_vellum");
@@ -182,4 +183,37 @@ fn pools_that_only_the_kernel_wrote_are_taken() {
 #[test]
 fn a_pool_of_lvm_comes_and_goes() {
     run(LVM, &["dm-thin-pool", "nbd"], &[disk(128 * MIB)]);
+}
+
+/// What a synced write of 4 KiB costs, for one of them.
+struct Cost {
+    flushes: f64,
+    written_bytes: f64,
+    read_bytes: f64,
+}
+
+#[test]
+fn synced_writes_cost_less_than_with_the_kernel() {
+    let disks = [16, 1024, 64, 1024, 2048].map(|mib| disk(mib * MIB));
+    let outcome = run(COST, &["dm-thin-pool", "nbd", "ext4"], &disks);
+    let text = String::from_utf8(outcome.files["cost"].clone()).expect("text");
+    let cost = |what: &str, who: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{what} {who} ")));
+        let numbers = line.expect("it was measured").split(' ').skip(2);
+        let numbers: Vec<f64> = numbers.map(|number| number.parse().expect("a number")).collect();
+        Cost { flushes: numbers[0], written_bytes: numbers[2], read_bytes: numbers[3] }
+    };
+    println!("flushes, bytes written, bytes read for one synced write of 4 KiB\n");
+    println!("| | dm-thin | vellum on devices | vellum on ext4 |\n|---|---|---|---|");
+    for what in ["overwrite", "new", "shared"] {
+        let all = ["dm-thin", "vellum", "vellum-on-ext4"].map(|who| cost(what, who));
+        let told = all
+            .each_ref()
+            .map(|cost| format!("{:.2}, {:.0}, {:.0}", cost.flushes, cost.written_bytes, cost.read_bytes));
+        println!("| {what} | {} |", told.join(" | "));
+        let [theirs, ours, on_ext4] = all;
+        assert!(ours.flushes <= theirs.flushes + 0.1, "{what}");
+        assert!(on_ext4.flushes <= theirs.flushes + 0.3, "{what}, ext4");
+        assert!(what == "overwrite" || ours.written_bytes < theirs.written_bytes / 2.0, "{what}");
+    }
 }

@@ -129,7 +129,8 @@ fn make_room(files: &mut Files<'_>, state: &mut Metadata) -> Result<()> {
 impl Core {
     fn behind(found: Recovered, incarnation: Incarnation, options: &OpenOptions) -> Self {
         let metadata = found.metadata;
-        let space = Space::new(&metadata.forest.data_counts, options.recycle_blocks);
+        let space = Space::new(&metadata.forest.data_counts, options.recycle_blocks)
+            .on_device(options.data_is_device);
         let position = found.ring.head;
         let durable = metadata.slot.generation;
         let commit = Commit::new(found.ring, metadata.superblock.secret, incarnation, found.sequence);

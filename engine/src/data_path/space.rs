@@ -37,6 +37,8 @@ pub struct Space {
     recycle_blocks: u64,
     /// Free blocks that stay allocated for reservations.
     reserved_blocks: u64,
+    /// Blocks take nothing of the host until they are written.
+    is_device: bool,
 }
 
 /// How many blocks are in which state.
@@ -79,7 +81,13 @@ impl Space {
             queued_from: 0,
             recycle_blocks,
             reserved_blocks: 0,
+            is_device: false,
         }
+    }
+
+    /// The data is on a block device.
+    pub fn on_device(self, is_device: bool) -> Self {
+        Self { is_device, ..self }
     }
 
     /// From now on so many free blocks stay allocated, if freed ones come.
@@ -281,7 +289,7 @@ impl Space {
     }
 
     /// Queues kept blocks to be punched until only `keep` are left, or what reservations need; at most `most` of them.
-    /// Written ones stay longest.
+    /// Written ones stay longest. On a device those that were never written take nothing, and are as they were before they were made ready.
     pub fn retire(&mut self, keep: u64, most: u64) {
         let excess = self.kept().saturating_sub(keep.max(self.reserved_blocks)).min(most);
         let fresh_count = excess.min(self.counts.fresh);
@@ -292,7 +300,13 @@ impl Space {
         self.counts.recycled -= recycled.len() as u64;
         fresh.iter().for_each(|block| self.fresh.set(*block, false));
         recycled.iter().for_each(|block| self.recycled.set(*block, false));
-        fresh.into_iter().chain(recycled).for_each(|block| self.queue(block as u64));
+        if self.is_device {
+            fresh.iter().for_each(|block| self.holes.set(*block, true));
+            self.counts.holes += fresh.len() as u64;
+        } else {
+            fresh.into_iter().for_each(|block| self.queue(block as u64));
+        }
+        recycled.into_iter().for_each(|block| self.queue(block as u64));
     }
 
     fn queue(&mut self, block: u64) {
@@ -474,6 +488,19 @@ mod tests {
         space.punched(DataBlock(4), 4, true);
         let counts = space.counts();
         assert_eq!((counts.holes, counts.recycled, counts.punching), (4, 3, 0));
+    }
+
+    #[test]
+    fn a_device_gets_back_only_what_was_written() {
+        let mut space = Space::new(&counts(8, 4), 8).on_device(true);
+        let (first, blocks) = space.take_holes(4).unwrap();
+        space.slab_ready(first, blocks);
+        (0..3).for_each(|block| space.give_back(DataBlock(block)));
+        space.retire(2, 100);
+        let counts = space.counts();
+        assert_eq!((counts.fresh, counts.holes, counts.recycled, counts.queued), (0, 4, 2, 1));
+        assert_eq!(space.take_punch(100), Some((DataBlock(2), 1)));
+        assert_eq!(space.take_holes(4), Some((DataBlock(4), 4)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns the operations for that, and the measure of "frequent". The first write into space that was only allocated
 //! makes the file system commit its journal with the sync, a second flush; a block that was written costs one flush, as
 //! an overwrite does. Nobody maps these blocks, and they are given out only once their zeros have arrived, so what a
-//! crash leaves in them is nobody's. A load that seldom syncs does not pay for it.
+//! crash leaves in them is nobody's. A load that seldom syncs does not pay for it, nor one on a device, which has no journal.
 
 use super::operations::Pending;
 use super::{Core, Side, Then};
@@ -69,7 +69,11 @@ impl Core {
     pub(super) fn run_write_ahead(&mut self) {
         let wanted = self.options.written_ahead_blocks;
         let short = self.space.counts().recycled < wanted.div_ceil(2);
-        if !self.write_ahead.syncs_are_frequent || !self.write_ahead.is_quiet() || !short {
+        if self.options.data_is_device
+            || !self.write_ahead.syncs_are_frequent
+            || !self.write_ahead.is_quiet()
+            || !short
+        {
             return;
         }
         let Some((first, blocks)) = self.space.take_fresh(wanted) else { return };

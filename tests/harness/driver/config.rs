@@ -50,6 +50,7 @@ impl RunConfig {
         let (written_ahead_blocks, sync_window) = (*own.pick(&[0, 0, 4]), *own.pick(&[2, 8]));
         let (spare_blocks, punch_rest_ms) = (*own.pick(&[0, 1, 8]), *own.pick(&[0, 0, 20]));
         let reclaim_after_ms = *own.pick(&[0, 100, 1000]);
+        let data_is_device = seed % 5 == 4;
         let roomy = !seed.is_multiple_of(3);
         let crowded = !roomy && own.one_in(2);
         let data_blocks = if roomy { 320 } else { rng.between(16, 48) };
@@ -69,6 +70,7 @@ impl RunConfig {
                 spare_blocks,
                 punch_rest_ms,
                 reclaim_after_ms,
+                data_is_device,
                 ..small_options(&mut rng)
             },
             workload: workload(&mut rng),
