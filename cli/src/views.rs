@@ -4,6 +4,7 @@
 //! seconds since 1970 UTC; both are integers that may need 64 bits.
 
 mod dm;
+mod picture;
 mod properties;
 mod space;
 mod usage;
@@ -11,6 +12,10 @@ mod usage;
 pub use dm::{
     DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
     DmLostView, DmRestoreView, DmThinView,
+};
+pub use picture::{
+    AskMappingsView, DmPictureView, DmPinnedView, FillView, FilledView, FinishPictureView, MappedRunView,
+    MappingsView, NewPictureView,
 };
 pub use properties::{NoSpaceView, PropertiesView, SettingsView};
 pub use space::{MetadataState, Shortage, SpaceState};

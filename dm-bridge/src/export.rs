@@ -21,9 +21,9 @@ use vellum_engine::storage::Disk;
 use vellum_engine::units::VirtualBlock;
 
 /// The time of the exported pool, and of the last snapshot of all its devices.
-const POOL_TIME: u32 = 1;
+pub(crate) const POOL_TIME: u32 = 1;
 /// 64 KiB in sectors of 512 bytes.
-const DATA_BLOCK_SECTORS: u32 = 128;
+pub(crate) const DATA_BLOCK_SECTORS: u32 = 128;
 /// Metadata grows with what is written later; this much is free in what [`metadata_bytes`] names.
 const SPARE_BYTES: u64 = 4 << 20;
 
@@ -236,7 +236,7 @@ impl Export<'_> {
 }
 
 /// Checks what was prepared, with the superblock that it will get.
-fn verify<T: Target>(writer: &MetadataWriter<T>, superblock: &Superblock) -> Result<(), Failure> {
+pub(crate) fn verify<T: Target>(writer: &MetadataWriter<T>, superblock: &Superblock) -> Result<(), Failure> {
     let prepared = WithFirst { rest: writer.target(), first: superblock.encode(0) };
     let report = check(prepared)?;
     if report.is_clean() { Ok(()) } else { Err(Failure::Unsound(Box::new(report))) }

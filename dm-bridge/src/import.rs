@@ -93,7 +93,7 @@ pub struct Imported {
 /// Makes a pool of the data file as it is. `data` holds the thin pool's data, in blocks of 64 KiB, and `target` is an empty
 /// disk for the pool's metadata. `given` is what is known of a pool that Vellum gave away.
 ///
-/// Fails with `Unsupported` for other block sizes, `Mismatch` if `data` is too small, `NoSpace` if it has no room for a log. `target`
+/// Fails with `Unsupported` for other block sizes and for pictures, `Mismatch` if `data` is too small, `NoSpace` if it has no room for a log. `target`
 /// is no pool then.
 pub fn adopt<S: Source>(
     metadata: &Metadata<S>,
@@ -103,6 +103,10 @@ pub fn adopt<S: Source>(
     options: &ImportOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported, Failure> {
+    if metadata.superblock().is_picture {
+        let message = "the metadata is a picture of a pool that goes on, whose data nobody else can have";
+        return Err(PoolError::new(PoolKind::Unsupported, message).into());
+    }
     let census = Census::take(metadata)?;
     if census.blocks_a_block != 1 {
         let message = format!(

@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::settings::Settings;
-use crate::units::{Generation, Sequence, VolumeId};
+use crate::units::{DataBlock, Generation, Sequence, VirtualBlock, VolumeId};
 use bytes::Bytes;
 
 /// Chosen by whoever asks; comes back with the reply.
@@ -47,6 +47,24 @@ pub enum Request {
         bytes: Bytes,
         /// Answer only when it survives a power loss.
         fua: bool,
+    },
+    /// Write whole sectors as they are, zeros too: nothing of it becomes a hole, whatever the pool does about zeros. For
+    /// blocks that somebody will read who knows nothing of holes.
+    WriteWhole {
+        /// Into which volume.
+        volume: VolumeId,
+        /// Where, in bytes.
+        offset_bytes: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Say in which data blocks a snapshot, or what is being received, has its virtual blocks. The reply is
+    /// [`Outcome::Mappings`]. `Damaged` if sectors are lost, which are in none.
+    Mappings {
+        /// Of which snapshot or partial volume.
+        volume: VolumeId,
+        /// From which block on.
+        first: VirtualBlock,
     },
     /// Say what a range consists of, without reading it. The reply is [`Outcome::Extents`].
     Extents {
@@ -277,6 +295,8 @@ pub enum Outcome {
     Extents(Vec<Extent>),
     /// What differs, from the offset that was asked for on.
     Difference(Difference),
+    /// Where virtual blocks are, from the block that was asked for on.
+    Mappings(Mappings),
     /// What a set of volumes uses.
     Usage(Usage),
     /// What there is to say of a snapshot.
@@ -352,6 +372,28 @@ pub struct DifferenceRange {
     pub length_bytes: u64,
     /// They read as zeros now. Otherwise other data is stored there.
     pub absent: bool,
+}
+
+/// In which data blocks a snapshot has its virtual blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mappings {
+    /// Runs of mapped blocks, in order. May be empty although there are more to come.
+    pub runs: Vec<MappedRun>,
+    /// From where on to ask for more; nothing if that was all.
+    pub next: Option<VirtualBlock>,
+}
+
+/// Neighbouring virtual blocks in neighbouring data blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedRun {
+    /// The first virtual block.
+    pub virtual_block: VirtualBlock,
+    /// The data block of its upper layer.
+    pub data_block: DataBlock,
+    /// How many blocks.
+    pub blocks: u64,
+    /// Whether all of each stands in its data block: one layer without holes.
+    pub is_whole: bool,
 }
 
 /// What a set of volumes and snapshots uses. All numbers are of one moment. What is deleted but not yet taken down is

@@ -98,6 +98,7 @@ const DEFECTS: &[(&str, Defect, Break)] = &[
     }),
     ("data block size 100", Defect::DataBlockSize, |image| image.put_u32(0, 336, 100)),
     ("version 1", Defect::Superblock, |image| image.put_u32(0, 40, 1)),
+    ("unknown read-only feature", Defect::Superblock, |image| image.put_u32(0, 356, 1)),
     ("incompatible feature", Defect::Superblock, |image| image.put_u32(0, 360, 1)),
     ("device number over 24 bits", Defect::DeviceId, |image| {
         let superblock = image.superblock();

@@ -41,7 +41,7 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
 }
 
 /// The pool's own files are no place for the kernel's metadata, forced or not.
-fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
+pub(super) fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
     for own in [directory.data(), directory.metadata()] {
         if path.exists() && own.exists() && files::are_same(path, &own)? {
             return Err(Error::new(

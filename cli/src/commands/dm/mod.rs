@@ -1,13 +1,15 @@
 //! `vellum dm`: metadata of the kernel's dm-thin.
 //!
 //! Owns the way from the bridge's errors to the program's. Read next: `files.rs` (what is opened how), `check.rs`, `dump.rs`,
-//! `restore.rs`, `export.rs`, `import.rs`.
+//! `restore.rs`, `export.rs`, `import.rs`, `picture.rs`, `release.rs`.
 
 mod check;
 mod dump;
 mod export;
 mod files;
 mod import;
+mod picture;
+mod release;
 mod restore;
 
 use crate::arguments::Arguments;
@@ -22,6 +24,10 @@ pub fn run(command: &DmCommand, arguments: &Arguments, output: Output) -> Result
     match command {
         DmCommand::Check { metadata } => check::run(metadata, output),
         DmCommand::Dump(flags) => dump::run(flags, output),
+        DmCommand::Export(flags) if !flags.snapshot.is_empty() => {
+            picture::run(flags, &arguments.directory()?, output)
+        }
+        DmCommand::Release { names, force } => release::run(names, *force, &arguments.directory()?, output),
         DmCommand::Export(flags) => export::run(flags, &arguments.directory()?, output),
         DmCommand::Import(flags) => import::run(flags, &arguments.directory()?, output),
         DmCommand::Restore(flags) => restore::run(flags, output),
