@@ -103,10 +103,7 @@ pub fn adopt<S: Source>(
     options: &ImportOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported, Failure> {
-    if metadata.superblock().is_picture {
-        let message = "the metadata is a picture of a pool that goes on, whose data nobody else can have";
-        return Err(PoolError::new(PoolKind::Unsupported, message).into());
-    }
+    refuse_picture(metadata)?;
     let census = Census::take(metadata)?;
     if census.blocks_a_block != 1 {
         let message = format!(
@@ -137,6 +134,15 @@ pub fn adopt<S: Source>(
         create.data_blocks,
         progress,
     )
+}
+
+/// Fails with `Unsupported` if the metadata is a picture: its data is another pool's, and can only be copied.
+pub fn refuse_picture<S: Source>(metadata: &Metadata<S>) -> Result<(), Failure> {
+    if metadata.superblock().is_picture {
+        let message = "the metadata is a picture of a pool that goes on, whose data nobody else can have";
+        return Err(PoolError::new(PoolKind::Unsupported, message).into());
+    }
+    Ok(())
 }
 
 /// Makes a pool with copies of what the thin pool on `source` maps. `data` and `target` are empty disks; zeros are not copied.
