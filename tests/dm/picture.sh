@@ -31,9 +31,9 @@ writes_went_on() {
 
 # sum_of_snapshot NAME: of what the pool says that it holds.
 sum_of_snapshot() {
-    attach /dev/nbd1 "$socket" "$1" 1
+    attach /dev/nbd1 "$socket" "$1" 1 >/dev/null
     head -c "$size" /dev/nbd1 | sha256sum
-    detach /dev/nbd1
+    detach /dev/nbd1 >/dev/null
 }
 
 # sum_of_thin NAME: of what the kernel reads in the picture.
@@ -133,22 +133,37 @@ dmsetup remove thin3
 dmsetup remove picture
 
 # Without the feature read_only: the second lock, needs_check, keeps the pool from being written.
-if dmsetup create picture --table "$(pool_table "$metadata")"; then
+dmsetup create picture --table "$(pool_table "$metadata")"
+dmsetup mknodes picture
+dmsetup status picture | grep " ro " | grep -q needs_check
+dmsetup create thin2 --table "0 $((size / 512)) thin /dev/mapper/picture 2"
+dmsetup mknodes thin2
+if dd if=/dev/zero of=/dev/mapper/thin2 bs=4k count=1 oflag=direct status=none 2>/dev/null; then die "wrote"; fi
+[ "$(sum_of_thin thin2)" = "$monday" ] || die "disk@monday differs without read_only"
+dmsetup remove thin2
+dmsetup remove picture
+[ "$(sha256sum "$tmeta")" = "$before" ] || die "the kernel wrote to the metadata"
+losetup --detach "$metadata"
+say "read-only without the feature, too"
+
+# With that lock taken away as well, only that the data is read-only keeps the kernel from writing there.
+cleared=$(losetup --find --show --read-only /mnt/pool/cleared)
+before=$(sha256sum /mnt/pool/cleared)
+if dmsetup create picture --table "$(pool_table "$cleared")"; then
     dmsetup mknodes picture
     dmsetup status picture
-    dmsetup status picture | grep " ro " | grep -q needs_check
     dmsetup create thin2 --table "0 $((size / 512)) thin /dev/mapper/picture 2"
     dmsetup mknodes thin2
-    if dd if=/dev/zero of=/dev/mapper/thin2 bs=4k count=1 oflag=direct status=none 2>/dev/null; then die "wrote"; fi
-    [ "$(sum_of_thin thin2)" = "$monday" ] || die "disk@monday differs without read_only"
+    if timeout 20 dd if=/dev/zero of=/dev/mapper/thin2 bs=4k count=1 oflag=direct status=none; then die "wrote"; fi
+    dmsetup status picture
     dmsetup remove thin2
     dmsetup remove picture
-    say "read-only without the feature, too"
+    say "without both locks it is taken, and cannot write"
 else
-    say "refused without the feature read_only"
+    say "refused without both locks"
 fi
-[ "$(sha256sum "$tmeta")" = "$before" ] || die "the kernel wrote to the metadata"
-losetup --detach "$metadata" "$data"
+[ "$(sha256sum /mnt/pool/cleared)" = "$before" ] || die "the kernel wrote to the metadata"
+losetup --detach "$cleared" "$data"
 
 kill "$writer"
 wait "$writer" || true
