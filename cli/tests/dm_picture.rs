@@ -134,7 +134,8 @@ fn a_picture_of_a_served_pool_stays_what_the_snapshots_were() {
     assert!(exported["copied_blocks"].as_u64().unwrap() > 4, "{exported}");
     assert!(bench.ok(&["dm", "check", &thin]).starts_with("note: a picture of a pool that goes on"));
     assert_eq!(bench.json(&["dm", "check", &thin])["is_picture"], true);
-    assert!(bench.ok(&["dm", "dump", &thin]).contains("snap_time=\"1\""));
+    let dumped = bench.run(&["dm", "dump", &thin]);
+    assert!(dumped.out.contains("snap_time=\"1\"") && dumped.err.contains("a picture"), "{}", dumped.err);
     pins_are_kept(&bench, &thin);
     let full = used(&bench);
     let released = bench.json(&["dm", "release", "disk@monday.picture-1", "disk@tuesday.picture-1"]);
@@ -206,7 +207,7 @@ fn a_picture_of_a_pool_that_is_not_served() {
         &["dm", "export", "--metadata", &bench.path("kernel").display().to_string()],
     ] {
         let error = bench.fails(Kind::Busy, command);
-        assert!(error.contains("is a picture"), "{error}");
+        assert!(error.contains("is a picture") && error.contains("vellum dm release"), "{error}");
     }
     bench.ok(&["snapshot", "hold", "disk@monday.picture-1", "mine"]);
     let released = bench.json(&["dm", "release", "disk@monday.picture-1", "disk@monday.picture-1.picture-1"]);
@@ -231,6 +232,8 @@ fn what_cannot_be_shown_leaves_nothing() {
     ] {
         bench.fails(kind, &export(flags));
     }
+    let error = bench.fails(Kind::InUse, &export(&[]));
+    assert!(error.contains("--snapshot"), "{error}");
     // There is no room for the metadata, which turns out at the end.
     let ran = bench.run(&export(&["--snapshot", "disk@monday", "--size", "32K"]));
     assert_eq!(ran.code, i32::from(Kind::NoSpace.code()), "{}", ran.err);

@@ -27,9 +27,9 @@ pub fn run(command: &DmCommand, arguments: &Arguments, output: Output) -> Result
         DmCommand::Export(flags) if !flags.snapshot.is_empty() => {
             picture::run(flags, &arguments.directory()?, output)
         }
-        DmCommand::Release { names, force } => release::run(names, *force, &arguments.directory()?, output),
         DmCommand::Export(flags) => export::run(flags, &arguments.directory()?, output),
         DmCommand::Import(flags) => import::run(flags, &arguments.directory()?, output),
+        DmCommand::Release { names, force } => release::run(names, *force, &arguments.directory()?, output),
         DmCommand::Restore(flags) => restore::run(flags, output),
     }
 }
