@@ -136,7 +136,7 @@ fn a_picture_of_a_served_pool_stays_what_the_snapshots_were() {
     assert_eq!(bench.json(&["dm", "check", &thin])["is_picture"], true);
     let dumped = bench.run(&["dm", "dump", &thin]);
     assert!(dumped.out.contains("snap_time=\"1\"") && dumped.err.contains("a picture"), "{}", dumped.err);
-    pins_are_kept(&bench, &thin);
+    pins_are_kept(&bench, &thin, &expected);
     let full = used(&bench);
     let released = bench.json(&["dm", "release", "disk@monday.picture-1", "disk@tuesday.picture-1"]);
     assert_eq!(released["deleted"].as_array().unwrap().len(), 2, "{released}");
@@ -154,7 +154,7 @@ fn a_picture_of_a_served_pool_stays_what_the_snapshots_were() {
 }
 
 /// What a picture needs is neither deleted nor moved nor given away.
-fn pins_are_kept(bench: &Bench, thin: &str) {
+fn pins_are_kept(bench: &Bench, thin: &str, expected: &Content) {
     let error = bench.fails(Kind::Busy, &["snapshot", "delete", "disk@monday.picture-1"]);
     assert!(error.contains("dm-picture:"), "{error}");
     bench.fails(Kind::Busy, &["volume", "delete", "disk", "--snapshots"]);
@@ -173,6 +173,13 @@ fn pins_are_kept(bench: &Bench, thin: &str) {
     assert!(ran.err.contains("picture") && ran.err.contains("--copy"), "{}", ran.err);
     let ran = common::ran(Command::new(VELLUM).args(import).arg("--copy"));
     assert_eq!(ran.code, 0, "{}", ran.err);
+    let mut copy = opened(Path::new(&other));
+    for (id, name, bytes) in expected {
+        let volume = copy.find(&format!("thin-{id}")).unwrap();
+        let copied = copy.read(volume, 0, SIZE).unwrap();
+        assert!(copied == *bytes, "{name} was copied as something else");
+    }
+    copy.close().unwrap();
 }
 
 #[test]
