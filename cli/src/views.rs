@@ -519,6 +519,9 @@ pub struct ArrivalView {
     pub size_bytes: u64,
     /// What `vellum send --resume` takes to go on.
     pub token: String,
+    /// Whether it becomes a picture, and nobody sends it.
+    #[serde(default)]
+    pub picture: bool,
 }
 
 impl ArrivalView {
@@ -530,6 +533,7 @@ impl ArrivalView {
             position_bytes: partial.position_bytes,
             size_bytes: partial.size_bytes,
             token: ResumeToken::from(partial).to_string(),
+            picture: partial.is_picture,
         }
     }
 }

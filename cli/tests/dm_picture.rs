@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use vellum_cli::exit::Kind;
+use vellum_cli::manage::{Files, Manage, Picture, Transfer};
+use vellum_cli::pool_directory::PoolDirectory;
+use vellum_cli::views::{FillView, FinishPictureView, NewPictureView};
 use vellum_engine::Pool;
 use vellum_engine::options::OpenOptions;
 use vellum_engine::storage::FileDisk;
@@ -315,4 +318,40 @@ fn clean_up(bench: &Bench) {
         }
     }
     assert_eq!(bench.names("snapshot"), ["disk@monday", "disk@tuesday"]);
+}
+
+#[test]
+fn what_arrives_from_another_pool_is_no_picture() {
+    let from = bench();
+    let server = from.serve(&["serve"]);
+    fill(&from);
+    server.stop();
+    let sent =
+        Command::new(VELLUM).arg("--pool").arg(from.pool()).args(["send", "disk@monday"]).output().unwrap();
+    let to = Bench::with_pool();
+    let stream = to.path("stream");
+    fs::write(&stream, &sent.stdout[..sent.stdout.len() / 2]).unwrap();
+    let mut receive = Command::new(VELLUM);
+    receive.arg("--pool").arg(to.pool()).arg("receive").stdin(fs::File::open(&stream).unwrap());
+    assert_eq!(common::ran(&mut receive).code, i32::from(Kind::Io.code()));
+    let mut pool = Files::open(&PoolDirectory::new(to.pool())).unwrap();
+    let arrival = pool.arrivals().unwrap().pop().unwrap();
+    assert!(!arrival.picture);
+    let finish = FinishPictureView { name: "disk@half".into(), tag: "test".into() };
+    for refused in [
+        pool.finish_picture(&arrival.uuid, &finish).map(drop),
+        pool.fill_picture(&arrival.uuid, &FillView::default()).map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), Kind::NotFound);
+    }
+    // A picture that is under way is told apart, and has a name of its own.
+    let mut pool = Files::open(&PoolDirectory::new(from.pool())).unwrap();
+    let new = NewPictureView { snapshot: "disk@monday".into(), name: "disk@monday.picture-1".into() };
+    assert!(pool.start_picture(&new).unwrap().picture);
+    Box::new(pool).close().unwrap();
+    assert!(from.ok(&["receive", "--resume"]).contains("none: a picture"));
+    let thin = from.path("tmeta").display().to_string();
+    let exported = from.json(&["dm", "export", "--metadata", &thin, "--snapshot", "disk@monday"]);
+    assert_eq!(exported["devices"][0]["pinned_by"], "disk@monday.picture-2");
+    clean_up(&from);
 }

@@ -6,14 +6,14 @@
 //! nobody overwrites them in place or frees them; what moves blocks refuses pools that have pictures. The walk goes block by
 //! block and keeps nothing, so a picture of any size takes little memory.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{PICTURE_TAG, Properties};
 use crate::request::{
-    Arrival, Base, MappedRun, Mappings, NewVolume, NoSpacePolicy, Outcome, Partial, Request, Segment, Source,
-    StreamBase,
+    Arrival, Base, MappedRun, Mappings, NewVolume, NoSpacePolicy, Outcome, PICTURE_GENERATION, Partial,
+    Request, Segment, Source, StreamBase,
 };
 use crate::transfer::Ask;
-use crate::units::{BLOCK_BYTES, Generation, VirtualBlock, VolumeId};
+use crate::units::{BLOCK_BYTES, VirtualBlock, VolumeId};
 
 /// Blocks that one step writes at most.
 const STEP_BLOCKS: u64 = 256;
@@ -36,8 +36,8 @@ pub fn start(ask: &mut dyn Ask, snapshot: VolumeId, new: NewVolume) -> Result<Pa
         Outcome::Snapshot(described) => *described,
         other => return Err(unexpected(&other)),
     };
-    // No snapshot of another pool comes from here, so this is never taken for one.
-    let source = Source { volume: snapshot, generation: Generation(0), ..described.source };
+    // By this it is told from what arrives from another pool.
+    let source = Source { volume: snapshot, generation: PICTURE_GENERATION, ..described.source };
     let arrival = Arrival {
         new,
         size_bytes: described.size_bytes.next_multiple_of(BLOCK_BYTES),
@@ -78,7 +78,10 @@ pub fn fill(ask: &mut dyn Ask, picture: VolumeId, first: VirtualBlock) -> Result
 /// Makes the picture a snapshot called `name`, which is held by `tag` and what shows that it is a picture. Both are durable
 /// then, and so is all that was filled.
 pub fn finish(ask: &mut dyn Ask, picture: &Partial, name: &str, tag: &str) -> Result<()> {
-    let &Partial { volume, size_bytes, .. } = picture;
+    let &Partial { volume, size_bytes, is_picture, .. } = picture;
+    if !is_picture {
+        return Err(Error::invalid("it arrives from elsewhere, and is no picture").at(Place::Volume(volume)));
+    }
     ask.ask(Request::FinishReceive { volume, name: name.to_owned(), size_bytes })?;
     let held = ask.ask(Request::Hold { volume, tag: format!("{PICTURE_TAG}{tag}") });
     if held.is_err() {

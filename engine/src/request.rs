@@ -440,6 +440,9 @@ pub struct Source {
     pub generation: Generation,
 }
 
+/// Stands for the checkpoint in the source of a picture. No snapshot is made in this one, so none is taken for it.
+pub const PICTURE_GENERATION: Generation = Generation(0);
+
 /// A snapshot on its way from one pool to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
@@ -474,6 +477,8 @@ pub struct Partial {
     pub size_bytes: u64,
     /// Whether it was there before this request.
     pub is_resumed: bool,
+    /// Whether it becomes a picture of a snapshot of this pool, and comes from nowhere: see [`crate::picture`].
+    pub is_picture: bool,
 }
 
 /// What a request came to.

@@ -38,7 +38,8 @@ pub trait Picture {
 
 impl<E: Engine> Opened<E> {
     fn picture(&mut self, uuid: &str) -> Result<Partial> {
-        let found = self.partials()?.into_iter().find(|partial| ArrivalView::new(partial).uuid == uuid);
+        let is_it = |partial: &Partial| partial.is_picture && ArrivalView::new(partial).uuid == uuid;
+        let found = self.partials()?.into_iter().find(is_it);
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("no picture is made with the uuid {uuid}")))
     }
 

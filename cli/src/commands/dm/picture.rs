@@ -20,6 +20,7 @@ use crate::views::{
     PoolView, VolumeView,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 use vellum_dm_bridge::export::{Failure, metadata_bytes};
@@ -101,7 +102,9 @@ impl Drawing<'_> {
 
     /// Makes the snapshot that pins `shown`, whole.
     fn pin(&mut self, pool: &mut dyn Manage, shown: VolumeView, bar: &ProgressBar) -> Result<()> {
-        let name = free_name(&pool.volumes()?, &shown.name);
+        let volumes = pool.volumes()?.into_iter().map(|volume| volume.name);
+        let taken = volumes.chain(pool.arrivals()?.into_iter().map(|arrival| arrival.name)).collect();
+        let name = free_name(&taken, &shown.name);
         let new = NewPictureView { snapshot: shown.name.clone(), name: name.clone() };
         let uuid = pool.start_picture(&new)?.uuid;
         let pinned = fill(pool, &uuid, bar).and_then(|copied_bytes| {
@@ -258,8 +261,8 @@ fn fill(pool: &mut dyn Manage, uuid: &str, bar: &ProgressBar) -> Result<u64> {
 }
 
 /// The first name of a picture of `snapshot` that nothing has.
-fn free_name(taken: &[VolumeView], snapshot: &str) -> String {
-    let is_free = |name: &String| !taken.iter().any(|volume| volume.name == *name);
+fn free_name(taken: &HashSet<String>, snapshot: &str) -> String {
+    let is_free = |name: &String| !taken.contains(name);
     let mut names = (1u64..).map(|number| format!("{snapshot}.picture-{number}"));
     names.find(is_free).unwrap_or_default()
 }
