@@ -361,6 +361,9 @@ impl PoolDirectory {
         match error.kind() {
             Kind::InUse => error.hint(self.in_use_hint()),
             Kind::NotFound => error.hint("check the path; a pool needs both `data` and `metadata`"),
+            Kind::Busy if error.message().contains("is a picture") => {
+                error.hint("deactivate what shows it, then `vellum dm release` lets go of it")
+            }
             _ => error,
         }
     }

@@ -3,14 +3,21 @@
 //! Owns the public names. A field may be added; none changes its meaning or goes away. Sizes are in bytes, times in
 //! seconds since 1970 UTC; both are integers that may need 64 bits.
 
+mod arrivals;
 mod dm;
+mod picture;
 mod properties;
 mod space;
 mod usage;
 
+pub use arrivals::{AbortedView, ArrivalView, ArrivalsView};
 pub use dm::{
     DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
     DmLostView, DmRestoreView, DmRevokeView, DmThinView,
+};
+pub use picture::{
+    AskMappingsView, DmPictureView, DmPinnedView, FillView, FilledView, FinishPictureView, MappedRunView,
+    MappingsView, NewPictureView,
 };
 pub use properties::{NoSpaceView, PropertiesView, SettingsView};
 pub use space::{MetadataState, Shortage, SpaceState};
@@ -21,8 +28,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vellum_engine::data_path::{PoolStatus, VolumeInfo};
 use vellum_engine::format::{VolumeKind as EngineKind, uuid_text};
-use vellum_engine::request::{Difference, DifferenceRange, Partial, Trimmed, Uuid};
-use vellum_engine::transfer::ResumeToken;
+use vellum_engine::request::{Difference, DifferenceRange, Trimmed, Uuid};
 use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
 
 /// The state of a pool.
@@ -499,48 +505,6 @@ pub struct SendView {
     /// The token of a transfer that broke off.
     #[serde(default)]
     pub resume: Option<String>,
-}
-
-/// A snapshot that has arrived in part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ArrivalView {
-    /// The name it shall get.
-    pub name: String,
-    /// Its uuid.
-    pub uuid: String,
-    /// How far it has come: what is before this byte has arrived.
-    pub position_bytes: u64,
-    /// Its size, or that of its base if that is larger.
-    pub size_bytes: u64,
-    /// What `vellum send --resume` takes to go on.
-    pub token: String,
-}
-
-impl ArrivalView {
-    /// The view of what the engine says.
-    pub fn new(partial: &Partial) -> Self {
-        Self {
-            name: partial.name.clone(),
-            uuid: uuid_text(&partial.uuid),
-            position_bytes: partial.position_bytes,
-            size_bytes: partial.size_bytes,
-            token: ResumeToken::from(partial).to_string(),
-        }
-    }
-}
-
-/// What has arrived in part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ArrivalsView {
-    /// They, by number.
-    pub arrivals: Vec<ArrivalView>,
-}
-
-/// What was dropped of what had arrived in part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AbortedView {
-    /// Their uuids.
-    pub aborted: Vec<String>,
 }
 
 /// What went wrong.

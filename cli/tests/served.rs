@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex};
 use vellum_cli::control::{Control, encode_name};
 use vellum_cli::error::{Error, Result};
 use vellum_cli::exit::{Kind, TABLE};
-use vellum_cli::manage::{Files, Manage, Progress, Remote, Transfer};
+use vellum_cli::manage::{Files, Manage, Picture, Progress, Remote, Transfer};
 use vellum_cli::pool_directory::PoolDirectory;
 use vellum_cli::views::{
-    ArrivalView, AskDifferenceView, AskUsageView, ChangeView, ChangedView, ConfigurationView, DeletedView,
-    DeletionView, DifferenceView, PoolView, SendView, TrimView, TrimmedView, UsageView, VolumeView,
+    ArrivalView, AskDifferenceView, AskMappingsView, AskUsageView, ChangeView, ChangedView,
+    ConfigurationView, DeletedView, DeletionView, DifferenceView, FillView, FilledView, FinishPictureView,
+    MappingsView, NewPictureView, PoolView, SendView, TrimView, TrimmedView, UsageView, VolumeView,
 };
 
 struct Served {
@@ -134,6 +135,24 @@ impl Transfer for Fails {
     }
 
     fn abort(&mut self, _: &str) -> Result<()> {
+        self.error()
+    }
+}
+
+impl Picture for Fails {
+    fn start_picture(&mut self, _: &NewPictureView) -> Result<ArrivalView> {
+        self.error()
+    }
+
+    fn fill_picture(&mut self, _: &str, _: &FillView) -> Result<FilledView> {
+        self.error()
+    }
+
+    fn finish_picture(&mut self, _: &str, _: &FinishPictureView) -> Result<VolumeView> {
+        self.error()
+    }
+
+    fn mappings(&mut self, _: &AskMappingsView) -> Result<MappingsView> {
         self.error()
     }
 }

@@ -21,13 +21,13 @@ use vellum_engine::storage::Disk;
 use vellum_engine::units::VirtualBlock;
 
 /// The time of the exported pool, and of the last snapshot of all its devices.
-const POOL_TIME: u32 = 1;
+pub(crate) const POOL_TIME: u32 = 1;
 /// What the kernel copies before it writes is older.
 const SHARED_TIME: u32 = POOL_TIME - 1;
 /// The setting of a pool under which LVM's number is kept: it compares the number with its own record.
 pub(crate) const TRANSACTION_ID: &str = "dm.transaction-id";
 /// 64 KiB in sectors of 512 bytes.
-const DATA_BLOCK_SECTORS: u32 = 128;
+pub(crate) const DATA_BLOCK_SECTORS: u32 = 128;
 /// Metadata grows with what is written later; this much is free in what [`metadata_bytes`] names.
 const SPARE_BYTES: u64 = 4 << 20;
 
@@ -264,7 +264,7 @@ impl Export<'_> {
 }
 
 /// Checks what was prepared, with the superblock that it will get.
-fn verify<T: Target>(writer: &MetadataWriter<T>, superblock: &Superblock) -> Result<(), Failure> {
+pub(crate) fn verify<T: Target>(writer: &MetadataWriter<T>, superblock: &Superblock) -> Result<(), Failure> {
     let prepared = WithFirst { rest: writer.target(), first: superblock.encode(0) };
     let report = check(prepared)?;
     if report.is_clean() { Ok(()) } else { Err(Failure::Unsound(Box::new(report))) }

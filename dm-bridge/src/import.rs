@@ -99,7 +99,7 @@ pub struct Imported {
 /// Makes a pool of the data file as it is. `data` holds the thin pool's data, in blocks of 64 KiB, and `target` is an empty
 /// disk for the pool's metadata. `given` is what is known of a pool that Vellum gave away.
 ///
-/// Fails with `Unsupported` for other block sizes, `Mismatch` if `data` is too small or the metadata is not what the pool was given
+/// Fails with `Unsupported` for other block sizes and for pictures, `Mismatch` if `data` is too small or the metadata is not what the pool was given
 /// away with, `NoSpace` if there is no room for a log. `target` is no pool then.
 pub fn adopt<S: Source>(
     metadata: &Metadata<S>,
@@ -109,6 +109,7 @@ pub fn adopt<S: Source>(
     options: &ImportOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported, Failure> {
+    refuse_picture(metadata)?;
     let census = Census::take(metadata)?;
     if census.blocks_a_block != 1 {
         let message = format!(
@@ -164,6 +165,15 @@ fn refuse_other<S: Source>(metadata: &Metadata<S>, census: &Census, given: &Give
             "the metadata has {} data blocks, and the pool had {} when it was given away",
             census.nr_data_blocks, given.data_blocks
         ));
+    }
+    Ok(())
+}
+
+/// Fails with `Unsupported` if the metadata is a picture: its data is another pool's, and can only be copied.
+pub fn refuse_picture<S: Source>(metadata: &Metadata<S>) -> Result<(), Failure> {
+    if metadata.superblock().is_picture {
+        let message = "the metadata is a picture of a pool that goes on, whose data nobody else can have";
+        return Err(PoolError::new(PoolKind::Unsupported, message).into());
     }
     Ok(())
 }

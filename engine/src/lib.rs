@@ -47,6 +47,7 @@ pub mod hand_over;
 pub mod inspect;
 pub mod metadata;
 pub mod options;
+pub mod picture;
 pub mod pool;
 pub mod repair;
 pub mod request;

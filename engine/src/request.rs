@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::settings::Settings;
-use crate::units::{Generation, Sequence, VolumeId};
+use crate::units::{DataBlock, Generation, Sequence, VirtualBlock, VolumeId};
 use bytes::Bytes;
 
 /// Chosen by whoever asks; comes back with the reply.
@@ -47,6 +47,24 @@ pub enum Request {
         bytes: Bytes,
         /// Answer only when it survives a power loss.
         fua: bool,
+    },
+    /// Write whole sectors as they are, zeros too: nothing of it becomes a hole, whatever the pool does about zeros. For
+    /// blocks that somebody will read who knows nothing of holes.
+    WriteWhole {
+        /// Into which volume.
+        volume: VolumeId,
+        /// Where, in bytes.
+        offset_bytes: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Say in which data blocks a snapshot, or what is being received, has its virtual blocks. The reply is
+    /// [`Outcome::Mappings`]. `Damaged` if sectors are lost, which are in none.
+    Mappings {
+        /// Of which snapshot or partial volume.
+        volume: VolumeId,
+        /// From which block on.
+        first: VirtualBlock,
     },
     /// Say what a range consists of, without reading it. The reply is [`Outcome::Extents`].
     Extents {
@@ -277,6 +295,8 @@ pub enum Outcome {
     Extents(Vec<Extent>),
     /// What differs, from the offset that was asked for on.
     Difference(Difference),
+    /// Where virtual blocks are, from the block that was asked for on.
+    Mappings(Mappings),
     /// What a set of volumes uses.
     Usage(Usage),
     /// What there is to say of a snapshot.
@@ -354,6 +374,28 @@ pub struct DifferenceRange {
     pub absent: bool,
 }
 
+/// In which data blocks a snapshot has its virtual blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mappings {
+    /// Runs of mapped blocks, in order. May be empty although there are more to come.
+    pub runs: Vec<MappedRun>,
+    /// From where on to ask for more; nothing if that was all.
+    pub next: Option<VirtualBlock>,
+}
+
+/// Neighbouring virtual blocks in neighbouring data blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedRun {
+    /// The first virtual block.
+    pub virtual_block: VirtualBlock,
+    /// The data block of its upper layer.
+    pub data_block: DataBlock,
+    /// How many blocks.
+    pub blocks: u64,
+    /// Whether all of each stands in its data block: one layer without holes.
+    pub is_whole: bool,
+}
+
 /// What a set of volumes and snapshots uses. All numbers are of one moment. What is deleted but not yet taken down is
 /// outside of the set: what it shares becomes exclusive when it is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -398,6 +440,9 @@ pub struct Source {
     pub generation: Generation,
 }
 
+/// Stands for the checkpoint in the source of a picture. No snapshot is made in this one, so none is taken for it.
+pub const PICTURE_GENERATION: Generation = Generation(0);
+
 /// A snapshot on its way from one pool to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
@@ -432,6 +477,8 @@ pub struct Partial {
     pub size_bytes: u64,
     /// Whether it was there before this request.
     pub is_resumed: bool,
+    /// Whether it becomes a picture of a snapshot of this pool, and comes from nowhere: see [`crate::picture`].
+    pub is_picture: bool,
 }
 
 /// What a request came to.

@@ -5,6 +5,7 @@
 
 mod canaries;
 mod hand_over;
+mod picture;
 mod shrink_pool;
 mod take_back;
 mod transfer;

@@ -11,6 +11,7 @@ mod image;
 mod import;
 mod kernel;
 mod matrix;
+mod pictures;
 mod pools;
 mod round_trips;
 mod tools;

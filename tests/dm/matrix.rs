@@ -104,6 +104,7 @@ const DEFECTS: &[(&str, Defect, Break)] = &[
     }),
     ("data block size 100", Defect::DataBlockSize, |image| image.put_u32(0, 336, 100)),
     ("version 1", Defect::Superblock, |image| image.put_u32(0, 40, 1)),
+    ("unknown read-only feature", Defect::Superblock, |image| image.put_u32(0, 356, 1)),
     ("incompatible feature", Defect::Superblock, |image| image.put_u32(0, 360, 1)),
     ("device number over 24 bits", Defect::DeviceId, |image| {
         let superblock = image.superblock();
@@ -181,6 +182,7 @@ const SAVED: &[(&str, [usize; 3])] = &[
     ("data block size 100", [0, 0, 1850]),
     ("version 1", [0, 0, 1850]),
     ("incompatible feature", [0, 0, 1850]),
+    ("unknown read-only feature", [0, 0, 1850]),
     ("device number over 24 bits", [1800, 0, 50]),
     ("leaf with a flipped bit", [1598, 252, 0]),
     ("leaf all zero", [1346, 504, 0]),

@@ -8,7 +8,7 @@ use crate::tree::File;
 
 /// A module of the engine and what it may name, itself apart. `docs/architecture.md` draws this.
 /// Aligned memory is the one thing that `format` takes from `storage`: it makes pages, it does not move them.
-const MODULES: [(&str, &str); 18] = [
+const MODULES: [(&str, &str); 19] = [
     ("units", ""),
     ("canary", ""),
     ("error", "units"),
@@ -24,6 +24,7 @@ const MODULES: [(&str, &str); 18] = [
     ("hand_over", "units error options request canary format storage metadata pool shrink_pool::settle"),
     ("adopt", "units error options format storage metadata hand_over pool check"),
     ("transfer", "units error request format"),
+    ("picture", "units error request format transfer"),
     ("check", "units error options request format storage metadata"),
     ("inspect", "units error options request format storage metadata"),
     ("repair", "units error options request format storage metadata"),

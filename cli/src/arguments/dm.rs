@@ -24,7 +24,21 @@ pub enum DmCommand {
     /// Volumes and snapshots become thin devices with the numbers that they have here. What dm-thin has no word for is filled in
     /// the data file first. At the end the kernel has the pool, and nobody else may write to it. Interrupted, the pool is what it
     /// was, or the same command goes on where it stopped; `vellum pool status` says which.
+    ///
+    /// With --snapshot the pool stays what it is, served or not, and the metadata is a read-only picture of snapshots in its data
+    /// file. Linux takes it only from a read-only device. What is not in whole blocks is written again, and what the picture
+    /// shows is pinned by snapshots of its own, until `vellum dm release` deletes them.
     Export(DmExport),
+    /// Let go of what a picture pinned: its metadata is of no use any more.
+    Release {
+        /// Snapshots that `vellum dm export --snapshot` made.
+        #[arg(value_name = "VOLUME@NAME", required = true)]
+        names: Vec<String>,
+
+        /// Disconnect clients that read them.
+        #[arg(long)]
+        force: bool,
+    },
     /// Make a pool of a thin pool of the kernel or of LVM, or take back the pool that was given away.
     ///
     /// With blocks of 64 KiB the data stays where it is, and the kernel's metadata cannot be used any more. Other pools, and with --copy or
@@ -67,6 +81,10 @@ pub struct DmExport {
     /// Where the metadata goes: a device, or a file, which is made if it is absent.
     #[arg(long, value_name = "FILE|DEV")]
     pub metadata: PathBuf,
+
+    /// Show this snapshot, and keep the pool. May be given several times.
+    #[arg(long, value_name = "VOLUME@NAME")]
+    pub snapshot: Vec<String>,
 
     /// Make the file of this size, and not of that which fits the pool.
     #[arg(long, value_name = "SIZE")]

@@ -4,6 +4,7 @@
 //! is [`Manage`]. Read next: `routes.rs`; the client is `manage/remote.rs`.
 
 pub mod channel_body;
+mod pictures;
 mod routes;
 mod socket;
 mod streams;

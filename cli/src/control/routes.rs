@@ -3,7 +3,7 @@
 //! Owns the paths under `/v1`. Every answer is one of `views.rs`; every request goes to [`Manage`] on a thread that may
 //! block.
 
-use super::{Shared, streams};
+use super::{Shared, pictures, streams};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::manage::Manage;
@@ -39,6 +39,10 @@ pub fn router(pool: Shared) -> Router {
         .route("/v1/streams", post(streams::send))
         .route("/v1/arrivals", get(streams::arrivals).post(streams::receive))
         .route("/v1/arrivals/{name}", post(streams::receive_as).delete(streams::abort))
+        .route("/v1/pictures", post(pictures::start))
+        .route("/v1/pictures/{name}/fills", post(pictures::fill))
+        .route("/v1/pictures/{name}/snapshot", post(pictures::finish))
+        .route("/v1/mappings", post(pictures::mappings))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .with_state(pool)

@@ -7,6 +7,7 @@ mod change;
 pub mod engine;
 pub mod files;
 pub mod live;
+mod picture;
 pub mod remote;
 mod transfer;
 mod usage;
@@ -22,6 +23,7 @@ use crate::views::{
 };
 pub use files::{Files, Growth};
 pub use live::Live;
+pub use picture::Picture;
 pub use remote::Remote;
 use std::io::{Read, Write};
 
@@ -47,7 +49,7 @@ pub trait Transfer {
 }
 
 /// What can be asked of a pool, wherever it runs. Blocking calls.
-pub trait Manage: Transfer {
+pub trait Manage: Transfer + Picture {
     /// The state of the pool.
     fn status(&mut self) -> Result<PoolView>;
 

@@ -59,7 +59,7 @@ impl Remote {
         self.exchange(Method::GET, path, Bytes::new())
     }
 
-    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         let body = serde_json::to_vec(body).map_err(|cause| self.broken(&cause))?;
         self.exchange(Method::POST, path, body.into())
     }

@@ -55,7 +55,7 @@ impl<E: Engine> Opened<E> {
         Ok(SendPlan { snapshot, base, resume, stream: host::new_uuid()? })
     }
 
-    fn partials(&mut self) -> Result<Vec<Partial>> {
+    pub(super) fn partials(&mut self) -> Result<Vec<Partial>> {
         match self.engine.request(Request::Partials)? {
             Outcome::Partials(partials) => Ok(partials),
             other => Err(Error::new(Kind::Failure, format!("the engine answered with {other:?}"))),

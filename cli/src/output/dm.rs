@@ -5,8 +5,8 @@
 use super::table::{Align, table};
 use crate::size::Size;
 use crate::views::{
-    DmCheckView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmLostView, DmRestoreView,
-    DmRevokeView,
+    DeletedView, DmCheckView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmLostView,
+    DmPictureView, DmRestoreView, DmRevokeView,
 };
 
 /// What a check found.
@@ -18,7 +18,11 @@ pub fn check(view: &DmCheckView) -> String {
     if view.counts_incomplete {
         lines.push("note: damage hides owners, so counts that seem too high are not told".to_owned());
     }
-    if view.needs_check {
+    if view.is_picture {
+        lines.push(
+            "note: a picture of a pool that goes on; Linux takes it from a read-only device alone".to_owned(),
+        );
+    } else if view.needs_check {
         lines.push("note: the kernel asks for a check before it writes again".to_owned());
     }
     let verdict = if view.clean { "sound" } else { "DAMAGED" };
@@ -107,6 +111,48 @@ pub fn revoke(view: &DmRevokeView) -> String {
                 .to_owned()
         }
     }
+}
+
+/// What is shown, and what pins it.
+pub fn picture(view: &DmPictureView) -> String {
+    let row = |device: &crate::views::DmPinnedView| {
+        [
+            device.device.to_string(),
+            device.name.clone(),
+            Size(device.size_bytes).to_string(),
+            Size(device.mapped_bytes).to_string(),
+            device.pinned_by.clone(),
+        ]
+    };
+    let rows: Vec<_> = view.devices.iter().map(row).collect();
+    let columns = [
+        ("DEVICE", Align::Right),
+        ("NAME", Align::Left),
+        ("SIZE", Align::Right),
+        ("MAPPED", Align::Right),
+        ("PINNED BY", Align::Left),
+    ];
+    format!(
+        "{}\na read-only picture: metadata in '{}' ({} of {}), data in '{}', {} blocks of {} sectors, {} written anew",
+        table(columns, &rows),
+        view.metadata,
+        Size(view.metadata_used_bytes),
+        Size(view.metadata_bytes),
+        view.data,
+        view.data_blocks,
+        view.data_block_sectors,
+        Size(view.copied_bytes)
+    )
+}
+
+/// What is pinned no more.
+pub fn released(view: &DeletedView) -> String {
+    let deleted = view.deleted.iter().map(|name| format!("released and deleted '{name}'"));
+    let deferred = view
+        .deferred
+        .iter()
+        .map(|name| format!("released '{name}', which others hold; it goes with their last hold"));
+    deleted.chain(deferred).collect::<Vec<_>>().join("\n")
 }
 
 /// What the pool has now.

@@ -320,7 +320,8 @@ pub fn arrivals(arrivals: &[ArrivalView], tokens_alone: bool) -> String {
     let columns =
         [("NAME", Align::Left), ("ARRIVED", Align::Right), ("SIZE", Align::Right), ("TOKEN", Align::Left)];
     let row = |arrival: &ArrivalView| {
-        [arrival.name.clone(), size(arrival.position_bytes), size(arrival.size_bytes), arrival.token.clone()]
+        let token = if arrival.picture { "none: a picture" } else { &arrival.token };
+        [arrival.name.clone(), size(arrival.position_bytes), size(arrival.size_bytes), token.to_owned()]
     };
     table(columns, &arrivals.iter().map(row).collect::<Vec<_>>())
 }

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 pub struct DmCheckView {
     /// Whether nothing is wrong.
     pub clean: bool,
-    /// Whether the kernel itself asked for a check.
+    /// Whether the kernel itself asked for a check. A picture always does.
     pub needs_check: bool,
+    /// Whether it is a picture of a pool that goes on: for reading alone.
+    #[serde(default)]
+    pub is_picture: bool,
     /// What is wrong.
     pub findings: Vec<DmFindingView>,
     /// Findings beyond those.

@@ -158,6 +158,8 @@ pub struct Report {
     pub not_kept: u64,
     /// Whether the kernel itself asked for a check.
     pub needs_check: bool,
+    /// Whether it is a picture: the data belongs to somebody else, and nobody may write by this metadata.
+    pub is_picture: bool,
     /// Whether damage kept owners from being counted in full. Then counts that seem too high are not told.
     pub counts_incomplete: bool,
     /// Thin devices.

@@ -42,6 +42,7 @@ pub fn check(source: impl Source) -> Result<Report> {
     let nr_data_blocks = superblock.data_space_map.nr_blocks;
     let mut forest = Forest::new(&blocks, nr_data_blocks, superblock.time);
     forest.report.needs_check = superblock.needs_check;
+    forest.report.is_picture = superblock.is_picture;
     check_superblock(&mut forest, &superblock);
     forest.own(0);
     let (devices, details) = read_devices(&mut forest, &superblock);

@@ -36,11 +36,14 @@ const VERSION: usize = 40;
 const DATA_SPACE_MAP_ROOT: usize = 64;
 const METADATA_SPACE_MAP_ROOT: usize = 192;
 const METADATA_BLOCK_SECTORS: usize = 340;
+const COMPAT_RO_FLAGS: usize = 356;
 const INCOMPAT_FLAGS: usize = 360;
 
 const MAGIC_VALUE: u64 = 27_022_010;
 const VERSION_VALUE: u32 = 2;
 const NEEDS_CHECK: u32 = 1;
+/// A feature that no kernel knows: it takes such metadata only from a device that is read-only.
+const PICTURE: u32 = 1 << 31;
 
 /// Numbers of thin devices are below this.
 pub const DEVICE_ID_LIMIT: u64 = 1 << 24;
@@ -61,6 +64,8 @@ pub struct Superblock {
     pub needs_check: bool,
     /// Flags that this library does not know.
     pub unknown_flags: u32,
+    /// Whether the data belongs to somebody else, so that nobody may write by this metadata: see [`crate::picture`].
+    pub is_picture: bool,
     /// All zero in practice.
     pub uuid: [u8; 16],
     /// Goes up by one with every snapshot.
@@ -103,6 +108,7 @@ impl Superblock {
         put_u32(out, 336, self.data_block_sectors);
         put_u32(out, METADATA_BLOCK_SECTORS, (BLOCK_BYTES / 512) as u32);
         put_u64(out, 344, self.metadata_blocks_at_format);
+        put_u32(out, COMPAT_RO_FLAGS, if self.is_picture { PICTURE } else { 0 });
         seal(&mut bytes, BlockKind::Superblock);
         bytes
     }
@@ -124,6 +130,7 @@ impl Superblock {
         Ok(Self {
             needs_check: flags & NEEDS_CHECK != 0,
             unknown_flags: flags & !NEEDS_CHECK,
+            is_picture: get_u32(bytes, COMPAT_RO_FLAGS) & PICTURE != 0,
             uuid,
             time: get_u32(bytes, 44),
             transaction_id: get_u64(bytes, 48),
@@ -150,10 +157,13 @@ fn check_features(bytes: &Block, number: u64) -> Result<()> {
     if version != VERSION_VALUE {
         return unsupported(format!("the metadata has version {version}, the kernel knows {VERSION_VALUE}"));
     }
-    for (name, offset) in
-        [("compatible", 352), ("read-only compatible", 356), ("incompatible", INCOMPAT_FLAGS)]
-    {
-        let flags = get_u32(bytes, offset);
+    let fields = [
+        ("compatible", 352, 0),
+        ("read-only compatible", COMPAT_RO_FLAGS, PICTURE),
+        ("incompatible", INCOMPAT_FLAGS, 0),
+    ];
+    for (name, offset, known) in fields {
+        let flags = get_u32(bytes, offset) & !known;
         if flags != 0 {
             return unsupported(format!("the metadata has unknown {name} features {flags:#x}"));
         }

@@ -62,6 +62,7 @@ pub struct MetadataWriter<T> {
     metadata_blocks: u64,
     packing: Packing,
     mark: Mark,
+    is_picture: bool,
     header: Option<PoolHeader>,
     devices: TreeBuilder,
     details: TreeBuilder,
@@ -81,6 +82,7 @@ impl<T: Target> MetadataWriter<T> {
             metadata_blocks,
             packing,
             mark: [0; 24],
+            is_picture: false,
             header: None,
             devices: TreeBuilder::new(Tree::Devices, Packing::Full),
             details: TreeBuilder::new(Tree::Details, Packing::Full),
@@ -93,6 +95,12 @@ impl<T: Target> MetadataWriter<T> {
     /// Says whose the metadata is while it is not finished: see [`unfinished_mark`].
     pub fn with_mark(self, mark: Mark) -> Self {
         Self { mark, ..self }
+    }
+
+    /// The data belongs to somebody else: the kernel shall not write. It asks for a read-only device then, and as a second lock the
+    /// metadata says that it needs a check.
+    pub fn as_picture(self) -> Self {
+        Self { is_picture: true, ..self }
     }
 
     /// What was written; complete once [`end`](Sink::end) has returned.
@@ -122,8 +130,9 @@ impl<T: Target> MetadataWriter<T> {
         self.written.data_blocks_used = data_space_map.nr_allocated;
         self.written.shared_nodes = self.out.shared_nodes;
         let superblock = Superblock {
-            needs_check: false,
+            needs_check: self.is_picture,
             unknown_flags: 0,
+            is_picture: self.is_picture,
             uuid: header.uuid,
             time: header.time,
             transaction_id: header.transaction_id,

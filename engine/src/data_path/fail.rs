@@ -15,6 +15,7 @@ impl Core {
             Task::Read(task) => self.part_done(task.key, Err(error.clone())),
             Task::Extents(task) => self.part_done(task.key, Err(error.clone())),
             Task::Difference(task) => self.part_done(task.key, Err(error.clone())),
+            Task::Mappings(task) => self.part_done(task.key, Err(error.clone())),
             Task::Usage(task) => self.part_done(task.key, Err(error.clone())),
             Task::Write(task) => self.write_done(task, Err(error.clone())),
             Task::Publish(job) => self.fail_job(job, error),
@@ -80,7 +81,7 @@ impl Core {
         self.fail_counts(&mut tasks);
         for task in tasks {
             match task {
-                reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_)) => {
+                reading @ (Task::Read(_) | Task::Extents(_) | Task::Difference(_) | Task::Mappings(_)) => {
                     self.ready.push_back(reading)
                 }
                 other => self.fail_task(other, error),

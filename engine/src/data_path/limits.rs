@@ -216,6 +216,7 @@ fn limited_volume(request: &Request) -> Option<VolumeId> {
     match request {
         Request::Read { volume, .. }
         | Request::Write { volume, .. }
+        | Request::WriteWhole { volume, .. }
         | Request::WriteZeroes { volume, .. }
         | Request::Discard { volume, .. } => Some(*volume),
         _ => None,
@@ -227,7 +228,7 @@ fn bytes_of(request: &Request) -> u64 {
     match request {
         Request::Read { length_bytes, .. }
         | Request::WriteZeroes { length_bytes, keep_allocated: true, .. } => *length_bytes,
-        Request::Write { bytes, .. } => bytes.len() as u64,
+        Request::Write { bytes, .. } | Request::WriteWhole { bytes, .. } => bytes.len() as u64,
         _ => 0,
     }
 }

@@ -17,7 +17,7 @@
 //!
 //! Reads are `read.rs`; clears and unmaps `unmap.rs`; volumes and snapshots `control.rs`, `change.rs` and `shrink.rs`; joining two layers
 //! `collapse.rs` and `collapse_walks.rs`; reservations `reservations.rs`, `reserve.rs` and `own_walk.rs`; what differs
-//! `difference.rs`; what volumes have alone `usage.rs`; snapshots that arrive `receive.rs`. In the
+//! `difference.rs`; where snapshots have their blocks `mappings.rs`; what volumes have alone `usage.rs`; snapshots that arrive `receive.rs`. In the
 //! background: `checkpoint.rs`, `reclaim.rs` (slabs, growth of the metadata file), `punch.rs` and `sector_punch.rs` (space
 //! given back to the host), `write_ahead.rs` (free blocks written before they are needed). `trim.rs` has everything free
 //! punched on request. Writes that find no room wait in `stall.rs`, the pool's own in `refused.rs`. A pool is made larger by `extend.rs`, and makes itself
@@ -39,6 +39,7 @@ mod gather;
 mod job;
 mod limits;
 mod locks;
+mod mappings;
 mod opening;
 mod operations;
 mod own_walk;
@@ -115,6 +116,8 @@ pub enum Task {
     Extents(extents::ExtentsTask),
     /// Say how a volume differs from a base.
     Difference(difference::DifferenceTask),
+    /// Say where a snapshot has its blocks.
+    Mappings(mappings::MappingsTask),
     /// Say what a set of volumes uses.
     Usage(Box<usage::UsageTask>),
     /// Write into one block.

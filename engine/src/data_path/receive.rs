@@ -7,7 +7,9 @@ use super::control::VOLUME_BYTES_MAX;
 use super::{Core, Key, Task, control};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, Properties, Received, VolumeKind, VolumeRecord, check_name, uuid_text};
-use crate::request::{Arrival, Base, NewVolume, Outcome, Partial, Request, Source, StreamBase};
+use crate::request::{
+    Arrival, Base, NewVolume, Outcome, PICTURE_GENERATION, Partial, Request, Source, StreamBase,
+};
 use crate::units::{SECTOR_BYTES, VolumeId};
 
 impl Core {
@@ -72,6 +74,8 @@ impl Core {
             position_bytes: received.position_bytes,
             size_bytes: record.size_bytes,
             is_resumed: false,
+            is_picture: received.source.pool == self.metadata.superblock.pool
+                && received.source.generation == PICTURE_GENERATION,
         })
     }
 

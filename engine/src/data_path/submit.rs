@@ -51,6 +51,7 @@ impl Core {
             Request::Difference { base, volume, offset_bytes } => {
                 self.start_difference(key, base, volume, offset_bytes)
             }
+            Request::Mappings { volume, first } => self.start_mappings(key, volume, first),
             Request::Usage { volumes, sectors } => {
                 self.check_healthy()?;
                 self.start_usage(key, volumes, sectors)
@@ -79,6 +80,11 @@ impl Core {
                 } else {
                     self.start_writes(key, volume, offset_bytes, &bytes, false);
                 }
+            }
+            Request::WriteWhole { volume, offset_bytes, bytes } => {
+                self.check_writable(volume, offset_bytes, bytes.len() as u64)?;
+                check_length(bytes.len() as u64)?;
+                self.start_writes(key, volume, offset_bytes, &bytes, false);
             }
             Request::WriteZeroes { volume, offset_bytes, length_bytes, keep_allocated, fua } => {
                 self.check_writable(volume, offset_bytes, length_bytes)?;

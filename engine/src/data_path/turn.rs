@@ -56,6 +56,7 @@ impl Core {
                 (Task::Read(task), _) => self.read(task),
                 (Task::Extents(task), _) => self.extents(task),
                 (Task::Difference(task), _) => self.difference(task),
+                (Task::Mappings(task), _) => self.mappings(task),
                 (other, Some(_)) => self.refuse_task(other),
                 (Task::Usage(task), None) => self.usage(task),
                 (Task::Write(task), None) => self.write(task),

@@ -21,6 +21,10 @@ pub const RECORD_BYTES_MAX: usize = 1900;
 /// Bytes of the longest name.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// What the tag of a hold begins with that keeps not only the snapshot, but each of its blocks where it is: metadata of
+/// dm-thin names them.
+pub const PICTURE_TAG: &str = "dm-picture:";
+
 /// What a record stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub enum VolumeKind {
@@ -121,6 +125,11 @@ impl VolumeRecord {
     /// Whether its name leads to it.
     pub fn has_name(&self) -> bool {
         self.state == VolumeState::Active && matches!(self.kind, VolumeKind::Volume | VolumeKind::Snapshot)
+    }
+
+    /// Whether its blocks have to stay where they are.
+    pub fn is_picture(&self) -> bool {
+        self.holds.iter().any(|tag| tag.starts_with(PICTURE_TAG))
     }
 
     /// Whether it can be written.

@@ -132,6 +132,7 @@ impl<'f> HandOver<'f> {
             let message = "the pool was closed, and is not: does somebody else write to its files?";
             return Err(Error::new(ErrorKind::InUse, message));
         }
+        found.metadata.volumes.check_no_pictures()?;
         if let Some(partial) = found.metadata.volumes.iter().find(|record| record.kind == VolumeKind::Partial)
         {
             let message =

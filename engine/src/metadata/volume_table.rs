@@ -152,6 +152,20 @@ impl VolumeTable {
         self.names.get(name).copied()
     }
 
+    /// Fails with `Busy` if somebody outside of the pool knows where blocks are: then they stay there.
+    pub fn check_no_pictures(&self) -> Result<()> {
+        match self.iter().find(|record| record.has_name() && record.is_picture()) {
+            None => Ok(()),
+            Some(record) => {
+                let message = format!(
+                    "'{}' is a picture, whose blocks have to stay where they are: release it first",
+                    record.name
+                );
+                Err(Error::new(ErrorKind::Busy, message))
+            }
+        }
+    }
+
     /// All records, by number.
     pub fn iter(&self) -> impl Iterator<Item = &VolumeRecord> {
         self.records.values()

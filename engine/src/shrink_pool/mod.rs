@@ -145,6 +145,7 @@ impl<'f, 'p> Shrink<'f, 'p> {
             let message = "the pool was closed, and is not: does somebody else write to its files?";
             return Err(Error::new(ErrorKind::InUse, message));
         }
+        found.metadata.volumes.check_no_pictures()?;
         Ok(Self {
             files,
             incarnation: found.incarnation,

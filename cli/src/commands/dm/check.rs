@@ -32,6 +32,7 @@ pub(super) fn view_of(report: &Report) -> DmCheckView {
     DmCheckView {
         clean: report.is_clean(),
         needs_check: report.needs_check,
+        is_picture: report.is_picture,
         findings: report.findings.iter().map(finding_view).collect(),
         unlisted_findings: report.not_kept,
         counts_incomplete: report.counts_incomplete,

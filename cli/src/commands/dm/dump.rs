@@ -20,6 +20,9 @@ pub fn run(flags: &DmDump, output: Output) -> Result<()> {
         if flags.metadata_snapshot { Metadata::open_snapshot(source) } else { Metadata::open(source) };
     let metadata = opened.map_err(|error| super::explained(&flags.metadata, &error))?;
     let metadata = if flags.lenient { metadata.lenient() } else { metadata };
+    if metadata.superblock().is_picture {
+        output.note("note: the metadata is a picture; what is restored from this lets the kernel write over the pool's data");
+    }
     let copied = match &flags.output {
         None => copy(&metadata, std::io::stdout().lock()),
         Some(path) => to_file(&metadata, path),

@@ -22,7 +22,10 @@ use vellum_engine::hand_over::{Mark, Plan};
 use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
 
 pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Result<()> {
-    super::super::pool::refuse_served(directory)?;
+    super::super::pool::refuse_served(directory).map_err(|error| match error.kind() {
+        Kind::InUse => error.hint("stop its server first; --snapshot shows snapshots while it is served"),
+        _ => error,
+    })?;
     refuse_own(&flags.metadata, directory)?;
     let mut disks = directory.open_disks()?;
     files::refuse_looped(&directory.data())?;
@@ -42,7 +45,7 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
 }
 
 /// The pool's own files are no place for the kernel's metadata, forced or not.
-fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
+pub(super) fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
     for own in [directory.data(), directory.metadata()] {
         if path.exists() && own.exists() && files::are_same(path, &own)? {
             return Err(Error::new(

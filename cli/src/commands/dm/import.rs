@@ -138,6 +138,7 @@ impl Import<'_> {
 
     /// The data file is taken as it is.
     fn adopt(&self, thin: &Thin) -> Result<DmImportView> {
+        import::refuse_picture(thin).map_err(|failure| self.explained(failure))?;
         files::refuse_looped(self.data()?)?;
         let (mut disks, made) = self.directory.adopt_disks(self.data()?)?;
         let imported = self.adopted(thin, &mut disks.data, &mut disks.metadata, None)?;

@@ -1,13 +1,16 @@
 //! `vellum dm`: metadata of the kernel's dm-thin.
 //!
 //! Owns the way from the bridge's errors to the program's. Read next: `files.rs` (what is opened how), `check.rs`, `dump.rs`,
-//! `restore.rs`, `export.rs`, `import.rs`, `revoke.rs`.
+//! `restore.rs`, `export.rs`, `import.rs`, `revoke.rs`, `picture.rs`,
+//! `release.rs`.
 
 mod check;
 mod dump;
 mod export;
 mod files;
 mod import;
+mod picture;
+mod release;
 mod restore;
 mod revoke;
 
@@ -23,8 +26,12 @@ pub fn run(command: &DmCommand, arguments: &Arguments, output: Output) -> Result
     match command {
         DmCommand::Check { metadata } => check::run(metadata, output),
         DmCommand::Dump(flags) => dump::run(flags, output),
+        DmCommand::Export(flags) if !flags.snapshot.is_empty() => {
+            picture::run(flags, &arguments.directory()?, output)
+        }
         DmCommand::Export(flags) => export::run(flags, &arguments.directory()?, output),
         DmCommand::Import(flags) => import::run(flags, &arguments.directory()?, output),
+        DmCommand::Release { names, force } => release::run(names, *force, &arguments.directory()?, output),
         DmCommand::Restore(flags) => restore::run(flags, output),
         DmCommand::Revoke(flags) => revoke::run(flags, &arguments.directory()?, output),
     }

@@ -1,0 +1,315 @@
+//! `vellum dm export --snapshot`: a read-only picture of snapshots in the data file of a pool that goes on.
+//!
+//! Owns the order, and the words. Each snapshot gets another that is whole and held, its pin; then the pins' blocks are
+//! written as dm-thin's metadata, whose superblock comes last. So whatever interrupts it leaves metadata that nobody takes, and at
+//! most pins, which are listed and can be deleted. What fails takes along what it made.
+
+use super::export::refuse_own;
+use super::files::{self, Watched};
+use super::release::release;
+use crate::arguments::dm::DmExport;
+use crate::error::{Error, Result};
+use crate::exit::Kind;
+use crate::manage::{Manage, with_pool};
+use crate::names;
+use crate::output::{Output, dm as text};
+use crate::pool_directory::PoolDirectory;
+use crate::size::Size;
+use crate::views::{
+    AskMappingsView, DmPictureView, DmPinnedView, FillView, FinishPictureView, MappedRunView, NewPictureView,
+    PoolView, VolumeView,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+use vellum_dm_bridge::export::{Failure, metadata_bytes};
+use vellum_dm_bridge::format::{BLOCK_BYTES, DATA_BLOCK_SECTORS_MIN, DEVICE_ID_LIMIT};
+use vellum_dm_bridge::picture::PictureWriter;
+use vellum_dm_bridge::{Error as ThinError, Source, Written};
+use vellum_engine::format::PICTURE_TAG;
+use vellum_engine::hand_over::Plan;
+use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
+
+/// Bytes of a tag behind what shows that it is a picture's.
+const TAG_BYTES_MAX: usize = 64 - PICTURE_TAG.len();
+
+pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Result<()> {
+    check_names(&flags.snapshot)?;
+    refuse_own(&flags.metadata, directory)?;
+    files::refuse_looped(&flags.metadata)?;
+    let view = with_pool(directory, |pool| {
+        let mut drawing = Drawing { flags, directory, output, pins: Vec::new(), has_made_file: false };
+        drawing.run(pool).inspect_err(|_| drawing.undo(pool))
+    })?;
+    output.result(&view, text::picture)
+}
+
+fn check_names(snapshots: &[String]) -> Result<()> {
+    for (index, name) in snapshots.iter().enumerate() {
+        names::check_snapshot(name)?;
+        if snapshots[..index].contains(name) {
+            return Err(Error::new(Kind::Usage, format!("'{name}' is named twice")).hint("name it once"));
+        }
+    }
+    Ok(())
+}
+
+/// A snapshot that is shown, and the one that pins what is shown of it.
+struct Pin {
+    shown: VolumeView,
+    pin: VolumeView,
+    copied_bytes: u64,
+}
+
+struct Drawing<'a> {
+    flags: &'a DmExport,
+    directory: &'a PoolDirectory,
+    output: Output,
+    pins: Vec<Pin>,
+    has_made_file: bool,
+}
+
+impl Drawing<'_> {
+    fn run(&mut self, pool: &mut dyn Manage) -> Result<DmPictureView> {
+        let shown = shown(pool, &self.flags.snapshot)?;
+        let mut plan = Plan::default();
+        for snapshot in &shown {
+            each_run(pool, &snapshot.name, |run| count(&mut plan, &run))?;
+        }
+        let status = pool.status()?;
+        check_room(&status, plan.bytes_to_copy)?;
+        plan.data_blocks = status.size_bytes / DATA_BLOCK_BYTES;
+        let target = self.target(&plan)?;
+        self.output.note(&told(&plan));
+        let bar = if self.output.shows_progress() { progress_bar(&plan) } else { ProgressBar::hidden() };
+        for snapshot in shown {
+            self.pin(pool, snapshot, &bar)?;
+        }
+        bar.finish_and_clear();
+        let (data_blocks, written) = self.write(pool, target)?;
+        Ok(self.view(data_blocks, &written))
+    }
+
+    fn target(&mut self, plan: &Plan) -> Result<Watched> {
+        let path = &self.flags.metadata;
+        let is_absent = path.symlink_metadata().is_err();
+        let fitting = is_absent.then(|| Size(metadata_bytes(plan)));
+        let file = files::open_target(path, self.flags.size.or(fitting), self.flags.force)?;
+        self.has_made_file = is_absent;
+        Ok(Watched::quiet(file))
+    }
+
+    /// Makes the snapshot that pins `shown`, whole.
+    fn pin(&mut self, pool: &mut dyn Manage, shown: VolumeView, bar: &ProgressBar) -> Result<()> {
+        let volumes = pool.volumes()?.into_iter().map(|volume| volume.name);
+        let taken = volumes.chain(pool.arrivals()?.into_iter().map(|arrival| arrival.name)).collect();
+        let name = free_name(&taken, &shown.name);
+        let new = NewPictureView { snapshot: shown.name.clone(), name: name.clone() };
+        let uuid = pool.start_picture(&new)?.uuid;
+        let pinned = fill(pool, &uuid, bar).and_then(|copied_bytes| {
+            let tag = tag_of(&self.flags.metadata);
+            Ok((pool.finish_picture(&uuid, &FinishPictureView { name, tag })?, copied_bytes))
+        });
+        let (pin, copied_bytes) = pinned.inspect_err(|_| {
+            // The error that led here is the one to tell. If it is finished, there is nothing to drop.
+            let _ = pool.abort(&uuid);
+        })?;
+        self.pins.push(Pin { shown, pin, copied_bytes });
+        Ok(())
+    }
+
+    fn write(&self, pool: &mut dyn Manage, target: Watched) -> Result<(u64, Written)> {
+        let thin = |error: ThinError| super::explained(&self.flags.metadata, &error);
+        let data_blocks = self.data_blocks(&pool.status()?)?;
+        let mut writer = PictureWriter::begin(target, data_blocks).map_err(thin)?;
+        for pin in &self.pins {
+            writer.device(pin.shown.number as u32).map_err(thin)?;
+            each_run(pool, &pin.pin.name, |run| writer.run(&run.run()).map_err(|error| self.failed(error)))?;
+        }
+        Ok((data_blocks, writer.end().map_err(|error| self.failed(error))?))
+    }
+
+    /// What a device of the data file can have, now: the file may be shorter than the pool, but holds all that is mapped.
+    fn data_blocks(&self, status: &PoolView) -> Result<u64> {
+        let path = self.directory.data();
+        let length = File::open(&path).and_then(|file| file.length_bytes());
+        let length =
+            length.map_err(|cause| Error::io(format!("cannot look at '{}'", path.display()), &cause))?;
+        Ok(length.min(status.size_bytes) / DATA_BLOCK_BYTES)
+    }
+
+    fn failed(&self, failure: Failure) -> Error {
+        match failure {
+            Failure::Thin(error) => super::explained(&self.flags.metadata, &error),
+            Failure::Pool(error) => error.into(),
+            other => Error::new(Kind::Damaged, format!("'{}': {other}", self.flags.metadata.display()))
+                .hint("the pool is what it was; name another file or device for the metadata"),
+        }
+    }
+
+    /// Takes back what was made. What cannot be taken back is listed, and `vellum dm release` takes it.
+    fn undo(&self, pool: &mut dyn Manage) {
+        for pin in &self.pins {
+            if let Err(error) = release(pool, &pin.pin, false) {
+                self.output.note(&format!("'{}' stays: {}", pin.pin.name, error.message()));
+            }
+        }
+        if self.has_made_file {
+            // The error that led here is the one to tell.
+            let _ = std::fs::remove_file(&self.flags.metadata);
+        }
+    }
+
+    fn view(&self, data_blocks: u64, written: &Written) -> DmPictureView {
+        let copied_bytes = self.pins.iter().map(|pin| pin.copied_bytes).sum();
+        DmPictureView {
+            metadata: self.flags.metadata.display().to_string(),
+            data: self.directory.data().display().to_string(),
+            data_block_sectors: u64::from(DATA_BLOCK_SECTORS_MIN),
+            data_blocks,
+            data_blocks_used: written.data_blocks_used,
+            copied_blocks: copied_bytes / DATA_BLOCK_BYTES,
+            copied_bytes,
+            metadata_used_bytes: written.metadata_blocks_used * BLOCK_BYTES as u64,
+            metadata_bytes: written.metadata_blocks * BLOCK_BYTES as u64,
+            devices: self.pins.iter().map(pinned_view).collect(),
+        }
+    }
+}
+
+fn pinned_view(pin: &Pin) -> DmPinnedView {
+    let Pin { shown, pin, .. } = pin;
+    DmPinnedView {
+        device: shown.number as u32,
+        name: shown.name.clone(),
+        uuid: shown.uuid.clone(),
+        size_bytes: shown.size_bytes,
+        mapped_bytes: pin.mapped_bytes,
+        pinned_by: pin.name.clone(),
+        hold: pin.holds.first().cloned().unwrap_or_default(),
+    }
+}
+
+/// The snapshots that are shown, by number.
+fn shown(pool: &mut dyn Manage, snapshots: &[String]) -> Result<Vec<VolumeView>> {
+    let mut shown: Vec<VolumeView> = snapshots.iter().map(|name| pool.volume(name)).collect::<Result<_>>()?;
+    shown.sort_by_key(|snapshot| snapshot.number);
+    match shown.iter().find(|snapshot| snapshot.number >= DEVICE_ID_LIMIT) {
+        None => Ok(shown),
+        Some(snapshot) => {
+            let (name, number) = (&snapshot.name, snapshot.number);
+            let message = format!(
+                "'{name}' has number {number}, and numbers of thin devices end at {}",
+                DEVICE_ID_LIMIT - 1
+            );
+            Err(Error::new(Kind::Limit, message).hint("send it to another pool, where it gets a new number"))
+        }
+    }
+}
+
+fn each_run(
+    pool: &mut dyn Manage,
+    name: &str,
+    mut act: impl FnMut(MappedRunView) -> Result<()>,
+) -> Result<()> {
+    let mut next = Some(0);
+    while let Some(offset_bytes) = next {
+        let mappings = pool.mappings(&AskMappingsView { name: name.to_owned(), offset_bytes })?;
+        mappings.runs.into_iter().try_for_each(&mut act)?;
+        next = mappings.next_bytes;
+    }
+    Ok(())
+}
+
+fn count(plan: &mut Plan, run: &MappedRunView) -> Result<()> {
+    let blocks = run.length_bytes / DATA_BLOCK_BYTES;
+    plan.mappings += blocks;
+    if !run.whole {
+        plan.blocks_to_copy += blocks;
+        plan.bytes_to_copy += run.length_bytes;
+    }
+    Ok(())
+}
+
+/// Better refused than begun, and the pool then full for everybody.
+fn check_room(status: &PoolView, needed_bytes: u64) -> Result<()> {
+    let grows_to: u64 = status.settings.get("auto-extend").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+    let more = grows_to.saturating_sub(status.size_bytes);
+    let room = status.free_bytes.saturating_sub(status.reserved_bytes) + more;
+    if needed_bytes <= room {
+        return Ok(());
+    }
+    let message = format!(
+        "{} are in blocks with holes or a second layer and have to be written anew, and the pool has room for {}",
+        Size(needed_bytes),
+        Size(room)
+    );
+    Err(Error::new(Kind::NoSpace, message).hint("`vellum pool extend`, or show fewer snapshots"))
+}
+
+fn fill(pool: &mut dyn Manage, uuid: &str, bar: &ProgressBar) -> Result<u64> {
+    let mut copied_bytes = 0;
+    let mut next = Some(0);
+    while let Some(offset_bytes) = next {
+        let filled = pool.fill_picture(uuid, &FillView { offset_bytes })?;
+        copied_bytes += filled.copied_bytes;
+        bar.inc(filled.copied_bytes);
+        next = filled.next_bytes;
+    }
+    Ok(copied_bytes)
+}
+
+/// The first name of a picture of `snapshot` that nothing has.
+fn free_name(taken: &HashSet<String>, snapshot: &str) -> String {
+    let is_free = |name: &String| !taken.contains(name);
+    let mut names = (1u64..).map(|number| format!("{snapshot}.picture-{number}"));
+    names.find(is_free).unwrap_or_default()
+}
+
+/// The metadata's path, or the end of it.
+fn tag_of(metadata: &Path) -> String {
+    let path = std::path::absolute(metadata).unwrap_or_else(|_| metadata.to_owned());
+    let path: String =
+        path.to_string_lossy().chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+    if path.len() <= TAG_BYTES_MAX {
+        return path;
+    }
+    let mut from = path.len() - (TAG_BYTES_MAX - 3);
+    while !path.is_char_boundary(from) {
+        from += 1;
+    }
+    format!("...{}", &path[from..])
+}
+
+fn told(plan: &Plan) -> String {
+    match plan.blocks_to_copy {
+        0 => format!("nothing has to be written anew: all {} blocks are whole", plan.mappings),
+        blocks => format!(
+            "writing {blocks} of {} blocks anew, {}, because they have holes or a second layer",
+            plan.mappings,
+            Size(plan.bytes_to_copy)
+        ),
+    }
+}
+
+fn progress_bar(plan: &Plan) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("writing {bar:40} {binary_bytes}/{binary_total_bytes}, {eta} left");
+    ProgressBar::new(plan.bytes_to_copy).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_has_room_for_the_end_of_any_path() {
+        assert_eq!(tag_of(Path::new("/a/b\nc")), "/a/b?c");
+        let long = tag_of(Path::new(&format!("/{}/tmeta", "é".repeat(100))));
+        assert!(
+            long.len() <= TAG_BYTES_MAX && long.starts_with("...é") && long.ends_with("/tmeta"),
+            "{long}"
+        );
+    }
+}
