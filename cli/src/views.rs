@@ -4,6 +4,7 @@
 //! seconds since 1970 UTC; both are integers that may need 64 bits.
 
 mod dm;
+mod dm_live;
 mod properties;
 mod space;
 mod usage;
@@ -12,6 +13,7 @@ pub use dm::{
     DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
     DmLostView, DmRestoreView, DmThinView,
 };
+pub use dm_live::{DmDeactivateView, DmDeviceView, DmMadeView, DmPoolView, DmStatusView};
 pub use properties::{NoSpaceView, PropertiesView, SettingsView};
 pub use space::{MetadataState, Shortage, SpaceState};
 pub use usage::{AskUsageView, UsageView, VolumeUsageView};

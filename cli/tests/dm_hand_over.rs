@@ -170,6 +170,53 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     assert!(bench.ok(&["pool", "check"]).starts_with("sound"));
 }
 
+#[test]
+fn what_the_kernel_made_meanwhile_has_the_name_and_size_that_were_kept() {
+    let bench = bench();
+    let [thin, xml] = ["tmeta", "xml"].map(|name| bench.path(name).display().to_string());
+    let in_pool = |name: &str| bench.pool().join(name);
+    bench.fails(Kind::Usage, &["dm", "import"]);
+    bench.ok(&["dm", "export", "--metadata", &thin]);
+    assert_eq!(fs::read_link(in_pool("thin-metadata")).unwrap().display().to_string(), thin);
+    // As if the kernel had made snapshots of the volume, once under a number that the pool had used already.
+    bench.ok(&["dm", "dump", &thin, "--output", &xml]);
+    let text = fs::read_to_string(&xml).unwrap().replace("time=\"1\" transaction", "time=\"2\" transaction");
+    let start = text.find("<device dev_id=\"1\"").unwrap();
+    let end = start + text[start..].find("</device>").unwrap() + "</device>".len();
+    let copy = |number: u32| {
+        let device = text[start..end].replace("dev_id=\"1\"", &format!("dev_id=\"{number}\""));
+        device.replace("creation_time=\"0\"", "creation_time=\"2\"")
+    };
+    let both = copy(5) + &copy(6);
+    fs::write(&xml, text.replace("</superblock>", &format!("{both}</superblock>"))).unwrap();
+    bench.ok(&["dm", "restore", "-i", &xml, "-o", &thin, "--force"]);
+    let given = adopt::given(&mut FileDisk::open(in_pool("metadata")).unwrap()).unwrap();
+    let uuid = vellum_engine::format::uuid_text(&given.pool);
+    let kept = |incarnation: u64| {
+        format!(
+            r#"{{"pool":"{uuid}","incarnation":{incarnation},"devices":[
+                {{"device":1,"name":"never","size_bytes":4096}},
+                {{"device":5,"name":"disk@tuesday","size_bytes":2097152}},
+                {{"device":6,"name":"other","size_bytes":1048576}}]}}"#
+        )
+    };
+    fs::write(in_pool("thin-devices.json"), kept(given.incarnation.0)).unwrap();
+    let taken = bench.json(&["dm", "import", "--name", "6=named"]);
+    let volume =
+        |at: usize| (taken["volumes"][at]["name"].clone(), taken["volumes"][at]["size_bytes"].clone());
+    assert_eq!(volume(2), ("disk@tuesday".into(), (2 << 20).into()), "{taken}");
+    assert_eq!([volume(0).0, volume(3).0], ["disk", "named"]);
+    assert_eq!(bench.names("snapshot"), ["disk@monday", "disk@tuesday"]);
+    let checked = bench.run(&["pool", "check"]).out;
+    assert!(checked.starts_with("sound"), "{checked}");
+    for name in ["thin-devices.json", "thin-metadata"] {
+        assert!(in_pool(name).symlink_metadata().is_err(), "{name}");
+    }
+    // An export that fails leaves no link.
+    bench.fails(Kind::Exists, &["dm", "export", "--metadata", &xml]);
+    assert!(in_pool("thin-metadata").symlink_metadata().is_err());
+}
+
 const XML: &str =
     "<superblock uuid=\"\" time=\"1\" transaction=\"3\" data_block_size=\"SECTORS\" nr_data_blocks=\"200\">
   <device dev_id=\"0\" mapped_blocks=\"4\" transaction=\"0\" creation_time=\"0\" snap_time=\"1\">

@@ -3,6 +3,7 @@
 //! Owns the metadata file that it makes, and the words. The order of it is `export` in the bridge.
 
 use super::files::{self, Watched};
+use super::given_files::GivenFiles;
 use crate::arguments::dm::DmExport;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -33,15 +34,18 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
     let was_there = flags.metadata.symlink_metadata().is_ok();
     let exported = exported(flags, &mut disks, &options, directory, output);
     // What an interrupted hand-over has to go on with must stay.
-    if exported.is_err() && !was_there && !directory.owner().is_some_and(|owner| owner.kernel) {
+    if exported.is_err() && !directory.owner().is_some_and(|owner| owner.kernel) {
         // The error that led here is the one to tell.
-        let _ = std::fs::remove_file(&flags.metadata);
+        let _ = GivenFiles::of(directory).remove();
+        if !was_there {
+            let _ = std::fs::remove_file(&flags.metadata);
+        }
     }
     output.result(&view_of(flags, directory, &exported?), text::export)
 }
 
 /// The pool's own files are no place for the kernel's metadata, forced or not.
-fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
+pub(super) fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
     for own in [directory.data(), directory.metadata()] {
         if path.exists() && own.exists() && files::are_same(path, &own)? {
             return Err(Error::new(
@@ -55,7 +59,7 @@ fn refuse_own(path: &Path, directory: &PoolDirectory) -> Result<()> {
 }
 
 /// The pool whose export to the file was interrupted, if one was.
-fn interrupted(path: &Path) -> Option<Mark> {
+pub(super) fn interrupted(path: &Path) -> Option<Mark> {
     let mut first = [0; BLOCK_BYTES];
     File::open(path).and_then(|file| file.read_exact_at(&mut first, 0)).ok()?;
     vellum_dm_bridge::unfinished_mark(&first)
@@ -75,6 +79,8 @@ fn exported(
     };
     let target = |plan: &Plan, mark: &Mark| {
         let target = target(flags, plan, mark).map_err(Failed::Here)?;
+        // Before the kernel has the pool: whoever finds it so can tell where the metadata is.
+        GivenFiles::of(directory).set_metadata(&flags.metadata).map_err(Failed::Here)?;
         output.note(&told(plan));
         Ok(target)
     };
