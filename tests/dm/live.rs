@@ -53,7 +53,7 @@ fn make(pool: &Path) {
     vellum(pool, &["pool", "create", "--size", "24M", "--no-auto-extend"]);
     vellum(pool, &["volume", "create", "disk", "--size", "4100K"]);
     vellum(pool, &["volume", "create", "empty", "--size", "1M"]);
-    vellum(pool, &["volume", "create", "large", "--size", "40M"]);
+    vellum(pool, &["volume", "create", "large", "--size", "26M"]);
     change(pool, "disk", |pool, disk| {
         for block in 0..40 {
             write(pool, disk, block * BLOCK_BYTES, BLOCK_BYTES, block as u8 + 1);

@@ -5,7 +5,7 @@
 
 use super::census::Seen;
 use super::{ImportOptions, Member};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use vellum_engine::adopt::Given;
 use vellum_engine::format::{VolumeKind, VolumeRecord};
 use vellum_engine::request::Uuid;
@@ -69,19 +69,24 @@ fn rename(members: &mut [Member], options: &ImportOptions) {
             member.record.kind = if name.contains('@') { VolumeKind::Snapshot } else { VolumeKind::Volume };
         }
     }
-    let volumes: BTreeSet<String> = members
+    let volumes: BTreeMap<String, VolumeId> = members
         .iter()
         .filter(|member| member.record.kind == VolumeKind::Volume)
-        .map(|member| member.record.name.clone())
+        .map(|member| (member.record.name.clone(), member.record.id))
         .collect();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     for member in members {
         let record = &mut member.record;
-        if let Some((volume, snapshot)) = record.name.split_once('@')
-            && !volumes.contains(volume)
-        {
-            record.name = format!("{volume}-{snapshot}");
-            record.kind = VolumeKind::Volume;
+        if let Some((volume, snapshot)) = record.name.split_once('@') {
+            match volumes.get(volume).filter(|origin| **origin < record.id) {
+                Some(origin) => {
+                    record.origin = record.origin.or(Some(*origin).filter(|_| record.received.is_none()));
+                }
+                None => {
+                    record.name = format!("{volume}-{snapshot}");
+                    record.kind = VolumeKind::Volume;
+                }
+            }
         }
         let wanted = record.name.clone();
         let mut number = 1;

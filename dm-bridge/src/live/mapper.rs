@@ -5,6 +5,7 @@
 
 use super::names::MemberUuid;
 use super::run::{Error, ErrorKind, Program};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,7 +85,13 @@ impl DeviceMapper {
         if read_only {
             arguments.push("--readonly");
         }
-        self.run(&arguments)?;
+        self.run(&arguments).map_err(|error| {
+            // The kernel's word for a name that is taken.
+            let is_taken = error.kind() == ErrorKind::Busy && error.message().contains("create ioctl");
+            let taken =
+                || Error::new(ErrorKind::Exists, format!("there is a mapped device '{name}' already"));
+            if is_taken { taken() } else { error }
+        })?;
         let node = node(name);
         if !node.exists()
             && let Err(error) = self.run(&["mknodes", name])
@@ -109,6 +116,13 @@ impl DeviceMapper {
     /// What the kernel tells of it.
     pub fn status(self, name: &str) -> Result<String, Error> {
         self.run(&["status", name])
+    }
+
+    /// What the kernel tells of all thin devices, anybody's too, by name.
+    pub fn thin_statuses(self) -> Result<BTreeMap<String, String>, Error> {
+        // They do not change by a commit, and somebody else's pool need not do one for us.
+        let listed = self.run(&["status", "--noflush", "--target", "thin"])?;
+        Ok(listed.lines().filter_map(named).collect())
     }
 
     /// Gives a device another table, which takes effect in one step.
@@ -161,9 +175,22 @@ fn device(line: &str) -> Option<Result<MappedDevice, Error>> {
     }))
 }
 
+/// `name: status`; no name has a blank.
+fn named(line: &str) -> Option<(String, String)> {
+    let (name, status) = line.split_once(": ")?;
+    Some((name.to_owned(), status.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statuses_are_told_by_name() {
+        let found = named("tank-group:disk@monday: 0 8200 thin 5248 8199");
+        assert_eq!(found, Some(("tank-group:disk@monday".into(), "0 8200 thin 5248 8199".into())));
+        assert_eq!(named("No devices found"), None);
+    }
 
     const UUID: &str = "VELLUM-07070707-0707-0707-0707-070707070707-";
 

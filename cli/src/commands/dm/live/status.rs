@@ -34,7 +34,15 @@ pub fn run(flags: &DmStatus, directory: &PoolDirectory, output: Output) -> Resul
 pub(super) fn view(live: &Live<'_>) -> Result<DmStatusView> {
     let members = live.members()?;
     let known = live.known()?;
-    let devices = members.thins.iter().map(|(number, device)| device_view(live, *number, device, &known));
+    let statuses = if members.thins.is_empty() {
+        Default::default()
+    } else {
+        live.mapper.thin_statuses().map_err(explained)?
+    };
+    let devices = members.thins.iter().map(|(number, device)| {
+        let line = statuses.get(&device.name).map_or("", String::as_str);
+        device_view(*number, device, line, &known)
+    });
     Ok(DmStatusView {
         uuid: uuid_text(&live.given.pool),
         active: members.pool.is_some(),
@@ -143,9 +151,8 @@ fn metadata_state(status: &PoolStatus) -> MetadataState {
     }
 }
 
-fn device_view(live: &Live<'_>, number: u32, device: &MappedDevice, known: &[Known]) -> Result<DmDeviceView> {
-    let line = live.mapper.status(&device.name).map_err(explained)?;
-    let mapped_bytes = match ThinStatus::parse(&line).map_err(unreadable)? {
+fn device_view(number: u32, device: &MappedDevice, status: &str, known: &[Known]) -> Result<DmDeviceView> {
+    let mapped_bytes = match ThinStatus::parse(status).map_err(unreadable)? {
         ThinStatus::Mapped(sectors) => Some(sectors * SECTOR_BYTES),
         ThinStatus::Failed => None,
     };
