@@ -100,6 +100,18 @@ look_between() {
     vellum dm activate "$@" >/dev/null
 }
 
+no_programs() {
+    ! pgrep -x 'dmsetup|losetup' >/dev/null
+}
+
+# killed_at SECONDS COMMAND...: what it had started comes to its end.
+killed_at() {
+    local seconds=$1
+    shift
+    timeout --foreground -s KILL "$seconds" "$vellum" --pool "$pool" "$@" >/dev/null 2>&1 || true
+    wait_for "the end of its programs" no_programs
+}
+
 place_pool
 cp -r --sparse=always "$given/pool" "$pool"
 cp -r --sparse=always "$given/content" "$content"
@@ -204,8 +216,22 @@ fails 11 vellum dm deactivate
 exec 9<&-
 all_devices_equal
 
-say "== out of space"
+say "== killed"
 vellum dm deactivate --keep >/dev/null
+for seconds in 0.1 0.3 0.5 0.7 0.9 1.2 1.6; do
+    killed_at "$seconds" dm activate disk disk@monday
+    vellum dm deactivate --keep >/dev/null
+    nothing_is_left
+done
+for seconds in 0.1 0.3 0.6 1.0; do
+    vellum dm activate disk >/dev/null
+    killed_at "$seconds" dm deactivate --keep
+    vellum dm deactivate --keep >/dev/null
+    nothing_is_left
+done
+sound "$metadata"
+
+say "== out of space"
 vellum dm activate --low-water 2M --prefix low >/dev/null
 event=$(says event)
 look
@@ -233,7 +259,9 @@ all_devices_equal
 say "== back"
 # As after an interruption: some of it is down already.
 dmsetup remove low-large
-vellum dm deactivate
+for seconds in 0.3 0.8 1.2 1.6; do killed_at "$seconds" dm deactivate; done
+# Unless the last one was done before.
+vellum dm deactivate || [ $? = 9 ]
 nothing_is_left
 [ ! -e "$pool/thin-devices.json" ] && [ ! -L "$pool/thin-metadata" ] || die "files are left"
 all_volumes_equal

@@ -22,13 +22,7 @@ const RETRY: Duration = Duration::from_millis(50);
 
 pub fn run(flags: &DmDeactivate, directory: &PoolDirectory, output: Output) -> Result<()> {
     let live = Live::open(directory)?;
-    let members = live.members();
-    let removed = match members {
-        Ok(members) => remove(&live, &members)?,
-        // What the kernel cannot have is not active.
-        Err(error) if error.kind() == Kind::Unsupported => Vec::new(),
-        Err(error) => return Err(error),
-    };
+    let removed = remove(&live, &live.members()?)?;
     release(&live)?;
     // The pool is opened as a whole from here.
     drop(live);

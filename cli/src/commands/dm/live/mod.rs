@@ -115,7 +115,12 @@ impl<'d> Live<'d> {
     fn members(&self) -> Result<Members> {
         let uuid = MemberUuid::pool(&self.given.pool).pool;
         let mut members = Members::default();
-        for device in self.mapper.devices().map_err(explained)? {
+        let devices = match self.mapper.devices() {
+            // Then nothing is active.
+            Err(error) if error.kind() == ErrorKind::NoDeviceMapper => Vec::new(),
+            devices => devices.map_err(explained)?,
+        };
+        for device in devices {
             match device.uuid.device {
                 _ if device.uuid.pool != uuid => (),
                 None => members.pool = Some(device),
