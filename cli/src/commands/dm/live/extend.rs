@@ -10,6 +10,7 @@ use crate::exit::Kind;
 use crate::output::{Output, dm_live as text};
 use crate::pool_directory::PoolDirectory;
 use crate::size::{Size, pool_blocks};
+use crate::views::DmStatusView;
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -27,16 +28,40 @@ pub fn run(flags: &DmExtend, directory: &PoolDirectory, output: Output) -> Resul
     let pool = live.require_active(&live.members()?)?;
     let table = live.mapper.table(&pool.name).map_err(explained)?;
     let mut table: PoolTable = table.parse().map_err(unreadable)?;
+    if table.has("read_only") {
+        return Err(Error::new(Kind::ReadOnly, "the pool was activated read-only")
+            .hint("`vellum dm deactivate --keep`, and activate it so that it can be written"));
+    }
     let metadata = resolved(&live.files.require_metadata(None)?)?;
     // Before anything is changed.
     let data = live.data()?;
     let data = Growth::plan(&data, flags.size, table.size_bytes())?;
     let metadata = Growth::plan(&metadata, flags.metadata_size, metadata_bytes(&live)?)?;
     let data_bytes = data.grow()?;
-    metadata.grow()?;
+    let metadata_bytes = metadata.grow()?;
     table.sectors = data_bytes / BLOCK_BYTES * (BLOCK_BYTES / SECTOR_BYTES);
     live.mapper.reload(&pool.name, &table.to_string()).map_err(explained)?;
-    output.result(&status::view(&live)?, text::status)
+    let view = status::view(&live)?;
+    require_grown(&view, table.size_bytes(), metadata_bytes)?;
+    output.result(&view, text::status)
+}
+
+/// A kernel that wants a check first takes the table and leaves the maps as they are.
+fn require_grown(view: &DmStatusView, data_bytes: u64, metadata_bytes: u64) -> Result<()> {
+    let usable = MAX_METADATA_BLOCKS * THIN_BLOCK_BYTES as u64;
+    let metadata_bytes = metadata_bytes.min(usable) / THIN_BLOCK_BYTES as u64 * THIN_BLOCK_BYTES as u64;
+    match &view.pool {
+        Some(pool) if pool.size_bytes < data_bytes || pool.metadata_bytes < metadata_bytes => {
+            let message = format!(
+                "the kernel did not enlarge its maps: they have {} of data and {} of metadata",
+                Size(pool.size_bytes),
+                Size(pool.metadata_bytes)
+            );
+            Err(Error::new(Kind::Failure, message)
+                .hint("`vellum dm status` tells whether it wants a check; `vellum dm deactivate` makes one"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check(flags: &DmExtend) -> Result<()> {

@@ -17,6 +17,8 @@ use crate::exit::Kind;
 use crate::output::{Output, dm_live as text};
 use crate::pool_directory::PoolDirectory;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use vellum_dm_bridge::live::{
     DeviceMapper, Error as LiveError, ErrorKind, MappedDevice, MemberUuid, PoolState,
 };
@@ -29,6 +31,10 @@ pub use deactivate::run as deactivate;
 pub use extend::run as extend;
 pub use snapshot::{clone, snapshot};
 pub use status::run as status;
+
+/// How long to wait for another command on the same pool.
+const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(20);
 
 /// A pool that the kernel has.
 struct Live<'d> {
@@ -75,10 +81,7 @@ impl<'d> Live<'d> {
         open: impl Fn(&PoolDirectory) -> Result<FileDisk>,
     ) -> Result<Self> {
         super::super::pool::refuse_served(directory)?;
-        let mut metadata = open(directory).map_err(|error| match error.kind() {
-            Kind::InUse => error.hint("another command works on the pool: wait until it is done"),
-            _ => error,
-        })?;
+        let mut metadata = patiently(|| open(directory))?;
         if !directory.owner().is_some_and(|owner| owner.kernel) {
             let message = format!("the kernel does not have the pool in '{}'", directory.path().display());
             return Err(Error::new(Kind::Invalid, message)
@@ -141,6 +144,20 @@ impl<'d> Live<'d> {
     fn pool_state(&self, pool: &MappedDevice) -> Result<PoolState> {
         let line = self.mapper.status(&pool.name).map_err(explained)?;
         PoolState::parse(&line).map_err(unreadable)
+    }
+}
+
+/// Whoever only looks is done soon.
+fn patiently(open: impl Fn() -> Result<FileDisk>) -> Result<FileDisk> {
+    let start = Instant::now();
+    loop {
+        match open() {
+            Err(error) if error.kind() == Kind::InUse && start.elapsed() < PATIENCE => sleep(RETRY),
+            Err(error) if error.kind() == Kind::InUse => {
+                return Err(error.hint("another command works on the pool: wait until it is done"));
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -136,7 +136,9 @@ fn frozen(
 fn activated(live: &Live<'_>, pool: &MappedDevice, known: &Known) -> Result<String> {
     let mut made = Made::new(live.mapper);
     let prefix = prefix(live, &DmActivate::default(), Some(pool));
-    let path = Thin { known, read_only: false, prefix }.create(live, &pool.number, &mut made)?;
+    let path = Thin { known, read_only: false, prefix }.create(live, &pool.number, &mut made);
+    let path =
+        path.map_err(|error| error.hint(format!("it was made; `vellum dm activate {}`", known.name)))?;
     made.keep();
     Ok(path.display().to_string())
 }
