@@ -23,7 +23,7 @@ pub struct DmStatusView {
 }
 
 /// An active pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmPoolView {
     /// Its name for device-mapper.
     pub name: String,

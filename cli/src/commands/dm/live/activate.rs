@@ -121,24 +121,13 @@ impl Members {
 
 /// A pool that is not active.
 fn begin(live: &Live<'_>, flags: &DmActivate, made: &mut Made, output: Output) -> Result<()> {
-    let metadata = live.files.require_metadata(flags.metadata.as_deref())?;
-    export::refuse_own(&metadata, live.directory)?;
-    let (metadata, data) = (resolved(&metadata)?, live.data()?);
+    let named = live.files.require_metadata(flags.metadata.as_deref())?;
+    export::refuse_own(&named, live.directory)?;
+    let (metadata, data) = (resolved(&named)?, live.data()?);
     refuse_looped(&data)?;
     refuse_looped(&metadata)?;
     let thin = ThinMetadata::read(&metadata, output)?;
-    let data_bytes = files::open(&data, false)?.length_bytes();
-    let data_bytes =
-        data_bytes.map_err(|cause| Error::io(format!("cannot look at '{}'", data.display()), &cause))?;
-    if data_bytes / BLOCK_BYTES < thin.data_blocks {
-        let message = format!(
-            "the metadata is of {} data blocks, and '{}' has only {}",
-            thin.data_blocks,
-            data.display(),
-            data_bytes / BLOCK_BYTES
-        );
-        return Err(Error::new(Kind::Mismatch, message).hint("name the metadata of this pool by --metadata"));
-    }
+    require_length(&data, thin.data_blocks)?;
     let there = chosen(live, flags, &thin, output)?;
     let table = PoolTable {
         sectors: thin.data_blocks * u64::from(DATA_BLOCK_SECTORS_MIN),
@@ -158,7 +147,18 @@ fn begin(live: &Live<'_>, flags: &DmActivate, made: &mut Made, output: Output) -
         thin.create(live, &pool.number, made)?;
     }
     // The kernel has it from there: so the next commands find it.
-    live.files.set_metadata(&metadata)
+    live.files.set_metadata(&named)
+}
+
+fn require_length(data: &Path, data_blocks: u64) -> Result<()> {
+    let length = files::open(data, false)?.length_bytes();
+    let length = length.map_err(|cause| Error::io(format!("cannot look at '{}'", data.display()), &cause))?;
+    if length / BLOCK_BYTES >= data_blocks {
+        return Ok(());
+    }
+    let (data, there) = (data.display(), length / BLOCK_BYTES);
+    let message = format!("the metadata is of {data_blocks} data blocks, and '{data}' has only {there}");
+    Err(Error::new(Kind::Mismatch, message).hint("name the metadata of this pool by --metadata"))
 }
 
 fn refuse_looped(path: &Path) -> Result<()> {

@@ -67,66 +67,33 @@ fn pool_view(live: &Live<'_>, pool: &MappedDevice) -> Result<DmPoolView> {
 
 /// What the kernel tells, without what the device is called.
 fn of_state(state: &PoolState, table: &PoolTable) -> DmPoolView {
-    let low_water_bytes = table.low_water_bytes();
-    let nothing = DmPoolView {
-        name: String::new(),
-        path: String::new(),
-        space_state: SpaceState::ReadOnly,
-        shortage: None,
-        metadata_state: MetadataState::Ok,
-        failure: None,
-        needs_check: false,
-        suspended: false,
-        size_bytes: table.size_bytes(),
-        used_bytes: 0,
-        free_bytes: 0,
-        low_water_bytes,
-        metadata_bytes: 0,
-        metadata_used_bytes: 0,
-        metadata_low_water_bytes: None,
-        no_space: policy(table.has("error_if_no_space")),
-        discard: String::new(),
-        transaction_id: 0,
-        metadata_snapshot: false,
-        event: 0,
-    };
-    let status = match state {
-        PoolState::Failed(word) => {
-            return DmPoolView { failure: Some(format!("the kernel says {word}")), ..nothing };
-        }
-        PoolState::Working(status) => status,
-    };
+    match state {
+        PoolState::Working(status) => of_status(status, table),
+        PoolState::Failed(word) => DmPoolView {
+            space_state: SpaceState::ReadOnly,
+            failure: Some(format!("the kernel says {word}")),
+            size_bytes: table.size_bytes(),
+            low_water_bytes: table.low_water_bytes(),
+            no_space: policy(table.has("error_if_no_space")),
+            ..DmPoolView::default()
+        },
+    }
+}
+
+fn of_status(status: &PoolStatus, table: &PoolTable) -> DmPoolView {
     let block_bytes = table.block_sectors * SECTOR_BYTES;
-    let blocks_free = status.data_blocks.saturating_sub(status.data_used_blocks);
-    let metadata_state = metadata_state(status);
-    let is_low = blocks_free <= table.low_water_blocks || metadata_state != MetadataState::Ok;
-    let (space_state, shortage, failure) = match status.mode {
-        PoolMode::Write if is_low => (SpaceState::Low, None, None),
-        PoolMode::Write => (SpaceState::Ok, None, None),
-        PoolMode::OutOfDataSpace => (SpaceState::OutOfSpace, Some(Shortage::Blocks), None),
-        PoolMode::ReadOnly if metadata_state == MetadataState::Full => {
-            (SpaceState::OutOfSpace, Some(Shortage::Metadata), None)
-        }
-        PoolMode::ReadOnly if table.has("read_only") => {
-            (SpaceState::ReadOnly, None, Some("activated so".to_owned()))
-        }
-        PoolMode::ReadOnly => {
-            (SpaceState::ReadOnly, None, Some("the kernel takes no writes any more".to_owned()))
-        }
-        PoolMode::Unknown => {
-            (SpaceState::ReadOnly, None, Some("in a mode that is not known here".to_owned()))
-        }
-    };
     let metadata = |blocks: u64| blocks * BLOCK_BYTES as u64;
+    let (space_state, shortage, failure) = space_of(status, table);
     DmPoolView {
         space_state,
         shortage,
-        metadata_state,
+        metadata_state: metadata_state(status),
         failure,
         needs_check: status.needs_check,
         size_bytes: status.data_blocks * block_bytes,
         used_bytes: status.data_used_blocks * block_bytes,
-        free_bytes: blocks_free * block_bytes,
+        free_bytes: free_blocks(status) * block_bytes,
+        low_water_bytes: table.low_water_bytes(),
         metadata_bytes: metadata(status.metadata_blocks),
         metadata_used_bytes: metadata(status.metadata_used_blocks),
         metadata_low_water_bytes: status.metadata_low_water_blocks.map(metadata),
@@ -134,8 +101,30 @@ fn of_state(state: &PoolState, table: &PoolTable) -> DmPoolView {
         discard: status.discard.clone(),
         transaction_id: status.transaction_id,
         metadata_snapshot: status.held_root.is_some(),
-        ..nothing
+        ..DmPoolView::default()
     }
+}
+
+/// How a pool is off for space, what it lacks, and why it takes no writes if that is something else.
+fn space_of(status: &PoolStatus, table: &PoolTable) -> (SpaceState, Option<Shortage>, Option<String>) {
+    let metadata_state = metadata_state(status);
+    let is_low = free_blocks(status) <= table.low_water_blocks || metadata_state != MetadataState::Ok;
+    let read_only = |why: &str| (SpaceState::ReadOnly, None, Some(why.to_owned()));
+    match status.mode {
+        PoolMode::Write if is_low => (SpaceState::Low, None, None),
+        PoolMode::Write => (SpaceState::Ok, None, None),
+        PoolMode::OutOfDataSpace => (SpaceState::OutOfSpace, Some(Shortage::Blocks), None),
+        PoolMode::ReadOnly if metadata_state == MetadataState::Full => {
+            (SpaceState::OutOfSpace, Some(Shortage::Metadata), None)
+        }
+        PoolMode::ReadOnly if table.has("read_only") => read_only("activated so"),
+        PoolMode::ReadOnly => read_only("the kernel takes no writes any more"),
+        PoolMode::Unknown => read_only("in a mode that is not known here"),
+    }
+}
+
+fn free_blocks(status: &PoolStatus) -> u64 {
+    status.data_blocks.saturating_sub(status.data_used_blocks)
 }
 
 fn policy(fails: bool) -> String {
