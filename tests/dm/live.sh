@@ -223,6 +223,15 @@ fails 11 vellum dm deactivate
 exec 9<&-
 all_devices_equal
 
+say "== a copy of the pool's files"
+cp -r --sparse=always "$pool" /mnt/pool/copy
+for command in activate deactivate status extend; do
+    fails 5 "$vellum" --pool /mnt/pool/copy dm "$command"
+    [[ $said == *"a copy of this pool is active"* ]] || die "$said"
+done
+rm -r /mnt/pool/copy
+is active true
+
 say "== killed"
 vellum dm deactivate --keep >/dev/null
 for seconds in 0.1 0.3 0.5 0.7 0.9 1.2 1.6; do

@@ -93,8 +93,7 @@ fn add(
     if new.is_empty() || !flags.names.is_empty() && !there.is_empty() {
         return Err(active(&members.names()).hint("name volumes that are not active, or leave it as it is"));
     }
-    let table = live.mapper.table(&pool.name).map_err(explained)?;
-    let table: PoolTable = table.parse().map_err(super::unreadable)?;
+    let table = live.table(pool)?;
     for known in &new {
         let thin = Thin { known, read_only: table.has("read_only"), prefix: prefix(live, flags, Some(pool)) };
         match thin.create(live, &pool.number, made) {

@@ -3,7 +3,7 @@
 //! Owns the order of it: the file first, then its loop device, then the pool's table, by which the kernel enlarges its maps. Up to the last
 //! step nobody uses the new space, so a crash leaves the pool as large as it was, and the same command goes on.
 
-use super::{Live, explained, resolved, status, unreadable};
+use super::{Live, explained, resolved, status};
 use crate::arguments::dm_live::DmExtend;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -16,7 +16,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use vellum_dm_bridge::Source;
 use vellum_dm_bridge::format::{BLOCK_BYTES as THIN_BLOCK_BYTES, MAX_METADATA_BLOCKS};
-use vellum_dm_bridge::live::{PoolTable, loops};
+use vellum_dm_bridge::live::loops;
 use vellum_engine::units::BLOCK_BYTES;
 
 /// Bytes of a sector in tables.
@@ -26,8 +26,7 @@ pub fn run(flags: &DmExtend, directory: &PoolDirectory, output: Output) -> Resul
     check(flags)?;
     let live = Live::open(directory)?;
     let pool = live.require_active(&live.members()?)?;
-    let table = live.mapper.table(&pool.name).map_err(explained)?;
-    let mut table: PoolTable = table.parse().map_err(unreadable)?;
+    let mut table = live.table(&pool)?;
     if table.has("read_only") {
         return Err(Error::new(Kind::ReadOnly, "the pool was activated read-only")
             .hint("`vellum dm deactivate --keep`, and activate it so that it can be written"));

@@ -16,11 +16,13 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::output::{Output, dm_live as text};
 use crate::pool_directory::PoolDirectory;
-use std::path::PathBuf;
+use rustix::fs::{major, minor};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use vellum_dm_bridge::live::{
-    DeviceMapper, Error as LiveError, ErrorKind, MappedDevice, MemberUuid, PoolState,
+    DeviceMapper, Error as LiveError, ErrorKind, MappedDevice, MemberUuid, PoolState, PoolTable, loops,
 };
 use vellum_engine::adopt::{self, Given};
 use vellum_engine::format::VolumeKind as EngineKind;
@@ -131,7 +133,25 @@ impl<'d> Live<'d> {
             }
         }
         members.thins.sort_by_key(|(number, _)| *number);
+        members.pool.iter().try_for_each(|pool| self.refuse_copy(pool))?;
         Ok(members)
+    }
+
+    /// A copy of a pool's files has the same uuid: what is active then may be another's.
+    fn refuse_copy(&self, pool: &MappedDevice) -> Result<()> {
+        let on = self.table(pool)?.data;
+        let data = self.data()?;
+        let own = loops::over(&data).into_iter().chain([data]);
+        if own.filter_map(|path| device_number(&path)).any(|number| number == on) {
+            return Ok(());
+        }
+        let message = format!("a copy of this pool is active: '{}', with its data on device {on}", pool.name);
+        Err(Error::new(Kind::InUse, message)
+            .hint("name the directory that it was activated from by --pool; copies cannot be active at once"))
+    }
+
+    fn table(&self, pool: &MappedDevice) -> Result<PoolTable> {
+        self.mapper.table(&pool.name).map_err(explained)?.parse().map_err(unreadable)
     }
 
     /// The device of a pool that has to be active.
@@ -145,6 +165,12 @@ impl<'d> Live<'d> {
         let line = self.mapper.status(&pool.name).map_err(explained)?;
         PoolState::parse(&line).map_err(unreadable)
     }
+}
+
+/// `major:minor` of a block device.
+fn device_number(path: &Path) -> Option<String> {
+    let metadata = path.metadata().ok().filter(|metadata| metadata.file_type().is_block_device())?;
+    Some(format!("{}:{}", major(metadata.rdev()), minor(metadata.rdev())))
 }
 
 /// Whoever only looks is done soon.
@@ -185,7 +211,7 @@ pub fn metadata_snapshot(what: DmMetadataSnapshot, directory: &PoolDirectory, ou
     output.result(&status::view(&live)?, text::status)
 }
 
-fn resolved(path: &std::path::Path) -> Result<PathBuf> {
+fn resolved(path: &Path) -> Result<PathBuf> {
     path.canonicalize().map_err(|cause| Error::io(format!("cannot find '{}'", path.display()), &cause))
 }
 

@@ -54,7 +54,7 @@ pub(super) fn view(live: &Live<'_>) -> Result<DmStatusView> {
 }
 
 fn pool_view(live: &Live<'_>, pool: &MappedDevice) -> Result<DmPoolView> {
-    let table: PoolTable = live.mapper.table(&pool.name).map_err(explained)?.parse().map_err(unreadable)?;
+    let table = live.table(pool)?;
     let view = of_state(&live.pool_state(pool)?, &table);
     Ok(DmPoolView {
         name: pool.name.clone(),
