@@ -234,12 +234,12 @@ is active true
 
 say "== killed"
 vellum dm deactivate --keep >/dev/null
-for seconds in 0.1 0.3 0.5 0.7 0.9 1.2 1.6; do
+for seconds in 0.1 0.3 0.5 0.8 1.2; do
     killed_at "$seconds" dm activate disk disk@monday
     vellum dm deactivate --keep >/dev/null
     nothing_is_left
 done
-for seconds in 0.1 0.3 0.6 1.0; do
+for seconds in 0.2 0.6; do
     vellum dm activate disk >/dev/null
     killed_at "$seconds" dm deactivate --keep
     vellum dm deactivate --keep >/dev/null

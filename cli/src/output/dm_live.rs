@@ -87,7 +87,7 @@ fn devices(devices: &[DmDeviceView]) -> String {
         let mut words = Vec::new();
         words.extend(device.read_only.then(|| "read-only".to_owned()));
         words.extend((device.open_count > 0).then(|| format!("open {}", device.open_count)));
-        words.extend(device.suspended.then(|| "SUSPENDED".to_owned()));
+        words.extend(device.suspended.then(|| "SUSPENDED: `dmsetup resume`".to_owned()));
         words.extend(device.mapped_bytes.is_none().then(|| "FAILED".to_owned()));
         [
             device.device.to_string(),
