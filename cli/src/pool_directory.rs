@@ -127,6 +127,19 @@ impl PoolDirectory {
         self.open_both(|path| FileDisk::open_read_only(path))
     }
 
+    /// Opens the metadata alone, for writing: as long as it is open nobody else opens the pool, nor do other commands for a pool that
+    /// the kernel has.
+    pub fn open_metadata(&self) -> Result<FileDisk> {
+        self.require_pool()?;
+        self.patiently(|| FileDisk::open(self.metadata())).map_err(|error| self.explain(error))
+    }
+
+    /// Opens the metadata alone, for reading, beside others that only read.
+    pub fn open_metadata_read_only(&self) -> Result<FileDisk> {
+        self.require_pool()?;
+        self.patiently(|| FileDisk::open_read_only(self.metadata())).map_err(|error| self.explain(error))
+    }
+
     fn open_both(&self, open: impl Fn(&Path) -> EngineResult<FileDisk>) -> Result<Disks> {
         let open = |path: PathBuf| self.patiently(|| open(&path)).map_err(|error| self.explain(error));
         let metadata = open(self.metadata())?;
@@ -371,7 +384,7 @@ impl PoolDirectory {
     fn in_use_hint(&self) -> String {
         match self.owner() {
             Some(owner) if owner.kernel => {
-                "deactivate it there and take it back by `vellum dm import`; if `vellum dm export` was interrupted, run it again to its end, or take the pool back by `vellum dm revoke`".to_owned()
+                "`vellum dm activate` makes its volumes devices, `vellum dm deactivate` takes the pool back, or `vellum dm import` if something else had it active; if `vellum dm export` was interrupted, run it again to its end, or take the pool back by `vellum dm revoke`".to_owned()
             }
             Some(owner) => format!(
                 "process {} on '{}' has the pool: stop it, or wait until it is done",

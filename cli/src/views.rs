@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod dm;
+mod dm_live;
 mod picture;
 mod properties;
 mod space;
@@ -15,6 +16,7 @@ pub use dm::{
     DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
     DmLostView, DmRestoreView, DmRevokeView, DmThinView,
 };
+pub use dm_live::{DmDeactivateView, DmDeviceView, DmMadeView, DmPoolView, DmStatusView};
 pub use picture::{
     AskMappingsView, DmPictureView, DmPinnedView, FillView, FilledView, FinishPictureView, MappedRunView,
     MappingsView, NewPictureView,

@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vellum_cli::exit::Kind;
+use vellum_dm_bridge::format::DeviceDetails;
+use vellum_dm_bridge::{Device, Metadata, MetadataWriter, Packing, PoolHeader, Sink};
 use vellum_engine::options::OpenOptions;
 use vellum_engine::request::Request;
 use vellum_engine::storage::FileDisk;
@@ -225,6 +227,61 @@ fn metadata_elsewhere_stays_elsewhere() {
     assert!(bench.pool().join("metadata").is_symlink() && elsewhere.is_file());
     assert_eq!(content(&bench.pool()), before);
     assert_eq!(fs::read_dir(bench.pool()).unwrap().count(), 2);
+}
+
+/// As if the kernel had made snapshots of device 1.
+fn make_copies(path: &Path, numbers: &[u32]) {
+    let before = Metadata::open(fs::read(path).unwrap()).unwrap();
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut writer = MetadataWriter::new(file, Packing::Full).unwrap();
+    let devices: Vec<Device> = before.devices().map(Result::unwrap).collect();
+    let details = DeviceDetails { creation_time: 2, ..devices[0].details };
+    let copies = numbers.iter().map(|id| Device { id: *id, details, ..devices[0] });
+    writer.begin(&PoolHeader { time: 2, ..before.header().unwrap() }).unwrap();
+    for device in devices.iter().copied().chain(copies) {
+        writer.device(device.id, &device.details).unwrap();
+        before.runs(&device).for_each(|run| writer.run(&run.unwrap()).unwrap());
+        writer.device_end().unwrap();
+    }
+    writer.end().unwrap();
+}
+
+#[test]
+fn what_the_kernel_made_meanwhile_has_the_name_and_size_that_were_kept() {
+    let bench = bench();
+    let thin = bench.path("tmeta").display().to_string();
+    let in_pool = |name: &str| bench.pool().join(name);
+    bench.fails(Kind::Usage, &["dm", "import"]);
+    bench.ok(&["dm", "export", "--metadata", &thin]);
+    assert_eq!(fs::read_link(in_pool("thin-metadata")).unwrap().display().to_string(), thin);
+    make_copies(Path::new(&thin), &[5, 6]);
+    let given = adopt::given(&mut FileDisk::open(in_pool("metadata")).unwrap()).unwrap();
+    let uuid = vellum_engine::format::uuid_text(&given.pool);
+    let kept = |incarnation: u64| {
+        format!(
+            r#"{{"pool":"{uuid}","incarnation":{incarnation},"devices":[
+                {{"device":1,"name":"never","size_bytes":4096}},
+                {{"device":5,"name":"disk@tuesday","size_bytes":2097152}},
+                {{"device":6,"name":"other","size_bytes":1048576}}]}}"#
+        )
+    };
+    fs::write(in_pool("thin-devices.json"), kept(given.incarnation.0)).unwrap();
+    let taken = bench.json(&["dm", "import", "--name", "6=named"]);
+    let volume =
+        |at: usize| (taken["volumes"][at]["name"].clone(), taken["volumes"][at]["size_bytes"].clone());
+    assert_eq!(volume(2), ("disk@tuesday".into(), (2 << 20).into()), "{taken}");
+    assert_eq!([volume(0).0, volume(3).0], ["disk", "named"]);
+    assert_eq!(bench.names("snapshot"), ["disk@monday", "disk@tuesday"]);
+    let checked = bench.run(&["pool", "check"]).out;
+    assert!(checked.starts_with("sound"), "{checked}");
+    for name in ["thin-devices.json", "thin-metadata"] {
+        assert!(in_pool(name).symlink_metadata().is_err(), "{name}");
+    }
+    // An export that fails leaves no link.
+    let other = bench.path("other").display().to_string();
+    fs::write(&other, "somebody's").unwrap();
+    bench.fails(Kind::Exists, &["dm", "export", "--metadata", &other]);
+    assert!(in_pool("thin-metadata").symlink_metadata().is_err());
 }
 
 const XML: &str =

@@ -11,6 +11,7 @@ mod error;
 pub mod export;
 pub mod format;
 pub mod import;
+pub mod live;
 pub mod picture;
 mod reader;
 mod stream;

@@ -2,6 +2,7 @@
 //!
 //! Owns the words of its commands. What they do is `commands/dm/`'s.
 
+use super::dm_live::{DmActivate, DmClone, DmDeactivate, DmExtend, DmMetadataSnapshot, DmSnapshot, DmStatus};
 use crate::size::Size;
 use clap::{Args, Subcommand};
 use std::fmt::Display;
@@ -53,6 +54,29 @@ pub enum DmCommand {
     Dump(DmDump),
     /// Make metadata of dm-thin out of XML, as thin_dump writes it too.
     Restore(DmRestore),
+    /// Make volumes and snapshots of a pool that was given to the kernel block devices, after a strict check.
+    ///
+    /// Files get loop devices, the pool one device, and each volume and snapshot one: below /dev/mapper, snapshots read-only. If a
+    /// step fails, what was made before is taken down again. Of a pool that is active further volumes can be activated.
+    Activate(DmActivate),
+    /// Tell whether the kernel has the pool active, how it is off for space, and its devices.
+    Status(DmStatus),
+    /// Freeze a volume that the kernel has. The snapshot comes back with the pool.
+    Snapshot(DmSnapshot),
+    /// Make a volume that starts as another volume or snapshot that the kernel has. It comes back with the pool.
+    Clone(DmClone),
+    /// Let an active pool hold more, or its metadata.
+    ///
+    /// Files are made longer; devices are enlarged before. Nothing is made smaller. Interrupted, the pool is as large as it was, and
+    /// the same command goes on.
+    Extend(DmExtend),
+    /// Reserve or release the metadata snapshot, from which an active pool is read (`vellum dm import --metadata-snapshot`).
+    #[command(subcommand)]
+    MetadataSnapshot(DmMetadataSnapshot),
+    /// End the devices of an active pool, check it, and take it back.
+    ///
+    /// Refused while a device is open. Interrupted, the same command goes on.
+    Deactivate(DmDeactivate),
 }
 
 /// What to dump, and where to.
@@ -96,11 +120,11 @@ pub struct DmExport {
 }
 
 /// What to import, and as what.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct DmImport {
-    /// The kernel's metadata.
+    /// The kernel's metadata. A pool that was given away knows where it is.
     #[arg(long, value_name = "FILE|DEV")]
-    pub metadata: PathBuf,
+    pub metadata: Option<PathBuf>,
 
     /// The data of the thin pool. A pool that was given away knows it.
     #[arg(long, value_name = "FILE|DEV")]

@@ -3,6 +3,7 @@
 //! Owns the words of the command line and all checks that need no pool. Read next: `commands/mod.rs`.
 
 pub mod dm;
+pub mod dm_live;
 pub mod serve;
 mod setting;
 pub mod settings;

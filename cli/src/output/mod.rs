@@ -1,10 +1,11 @@
 //! What goes to standard output and standard error.
 //!
 //! Owns where things go: results, as text or JSON, to standard output; notes for people and errors to standard error.
-//! Files: `text.rs` (views as text), `dm.rs` (those of dm-thin),
+//! Files: `text.rs` (views as text), `dm.rs` and `dm_live.rs` (those of dm-thin),
 //! `table.rs` (columns).
 
 pub mod dm;
+pub mod dm_live;
 pub mod table;
 pub mod text;
 

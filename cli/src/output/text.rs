@@ -23,7 +23,7 @@ fn time(unix_s: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-fn part(bytes: u64, whole: u64) -> String {
+pub(super) fn part(bytes: u64, whole: u64) -> String {
     let percent = (u128::from(bytes) * 100).checked_div(u128::from(whole)).unwrap_or(0);
     format!("{} ({percent}%)", size(bytes))
 }

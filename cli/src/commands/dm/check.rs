@@ -11,13 +11,31 @@ use std::path::Path;
 use vellum_dm_bridge::{Finding, Place, Report};
 
 pub fn run(path: &Path, output: Output) -> Result<()> {
+    let view = checked(path, output)?;
+    output.result(&view, text::check)?;
+    if view.clean { Ok(()) } else { Err(damaged(path, &view)) }
+}
+
+fn checked(path: &Path, output: Output) -> Result<DmCheckView> {
     let metadata = Watched::new(files::open(path, false)?, "checking", output);
     let bar = metadata.bar();
     let report = vellum_dm_bridge::check(metadata);
     bar.finish_and_clear();
-    let view = view_of(&report.map_err(|error| super::explained(path, &error))?);
-    output.result(&view, text::check)?;
-    if view.clean { Ok(()) } else { Err(damaged(path, &view)) }
+    Ok(view_of(&report.map_err(|error| super::explained(path, &error))?))
+}
+
+/// Metadata of a pool that the kernel gets, or that comes back from it, must be what the kernel wrote.
+pub(super) fn require_sound(path: &Path, output: Output) -> Result<()> {
+    if super::export::interrupted(path).is_some_and(|mark| mark != [0; 24]) {
+        let message = format!("the export to '{}' was interrupted", path.display());
+        let hint = format!("run `vellum dm export --metadata {}` again to its end", path.display());
+        return Err(Error::new(Kind::InUse, message).hint(hint));
+    }
+    let view = checked(path, output)?;
+    let Some(first) = view.findings.first() else { return Ok(()) };
+    let message = format!("{}: {}", damaged(path, &view).message(), first.message);
+    Err(Error::new(Kind::Damaged, message)
+        .hint("`vellum dm check` tells what is affected; `vellum dm import --lenient` saves what is left"))
 }
 
 /// What a check that was not clean ends with.

@@ -3,6 +3,7 @@
 //! Owns the metadata file that it makes, and the words. The order of it is `export` in the bridge.
 
 use super::files::{self, Watched};
+use super::given_files::GivenFiles;
 use crate::arguments::dm::DmExport;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -37,9 +38,12 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
     let exported = exported(flags, &mut disks, &options, directory, output);
     // What an interrupted hand-over has to go on with must stay.
     let is_ours = directory.slot_owner().is_some_and(|owner| !owner.kernel);
-    if exported.is_err() && !was_there && is_ours {
+    if exported.is_err() && is_ours {
         // The error that led here is the one to tell.
-        let _ = std::fs::remove_file(&flags.metadata);
+        let _ = GivenFiles::of(directory).remove();
+        if !was_there {
+            let _ = std::fs::remove_file(&flags.metadata);
+        }
     }
     output.result(&view_of(flags, directory, &exported?), text::export)
 }
@@ -79,6 +83,8 @@ fn exported(
     };
     let target = |plan: &Plan, mark: &Mark| {
         let target = target(flags, plan, mark).map_err(Failed::Here)?;
+        // Before the kernel has the pool: whoever finds it so can tell where the metadata is.
+        GivenFiles::of(directory).set_metadata(&flags.metadata).map_err(Failed::Here)?;
         output.note(&told(plan));
         Ok(target)
     };

@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use vellum_dm_bridge::live::loops;
 use vellum_dm_bridge::{Source, Target};
 
 /// Others put their signatures into the first or the last MiB.
@@ -34,19 +35,10 @@ fn holds_nothing(file: &File) -> io::Result<bool> {
 
 /// Refuses a file that a loop device gives to the kernel: whoever has that device may write.
 pub fn refuse_looped(path: &Path) -> Result<()> {
-    let Ok(asked) = path.metadata() else { return Ok(()) };
-    let Ok(devices) = std::fs::read_dir("/sys/block") else { return Ok(()) };
-    for device in devices.flatten() {
-        let Ok(backing) = std::fs::read_to_string(device.path().join("loop/backing_file")) else { continue };
-        let Ok(backing) = Path::new(backing.trim_end_matches('\n')).metadata() else { continue };
-        if (backing.dev(), backing.ino()) == (asked.dev(), asked.ino()) {
-            let name = device.file_name();
-            let message = format!("'{}' is under the loop device {}", path.display(), name.display());
-            return Err(Error::new(Kind::InUse, message)
-                .hint(format!("deactivate what uses it, and `losetup --detach /dev/{}`", name.display())));
-        }
-    }
-    Ok(())
+    let Some(device) = loops::over(path).pop() else { return Ok(()) };
+    let (name, device) = (device.file_name().unwrap_or_default().display(), device.display());
+    Err(Error::new(Kind::InUse, format!("'{}' is under the loop device {name}", path.display()))
+        .hint(format!("`vellum dm deactivate`, or end what else uses it and `losetup --detach {device}`")))
 }
 
 /// Opens metadata that the caller has begun to write.

@@ -5,6 +5,7 @@
 //! brings it back stands in the pool's directory until then: run again, it goes on.
 
 use super::files::{self, Watched};
+use super::given_files::GivenFiles;
 use crate::arguments::dm::DmImport;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -13,6 +14,7 @@ use crate::output::{Output, dm as text};
 use crate::pool_directory::{Disks, NewDisks, PoolDirectory};
 use crate::views::{DmImportView, DmImportedView, VolumeKind};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -30,9 +32,9 @@ type Thin = Metadata<WithFirst<Watched>>;
 
 pub fn run(flags: &DmImport, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::super::pool::refuse_served(directory)?;
-    let import = Import { flags, directory, output };
-    let (thin, mark) = import.metadata()?;
     let is_given = directory.owner().is_some_and(|owner| owner.kernel);
+    let import = Import { flags, directory, output, path: path_of(flags, directory, is_given)? };
+    let (thin, mark) = import.metadata()?;
     let must_stay = flags.copy || flags.metadata_snapshot;
     let view = match (is_given, must_stay) {
         (true, true) => {
@@ -51,16 +53,46 @@ pub fn run(flags: &DmImport, directory: &PoolDirectory, output: Output) -> Resul
     output.result(&view, text::import)
 }
 
+/// The pool that the kernel has comes back, if its metadata is sound.
+pub(super) fn take_back(directory: &PoolDirectory, output: Output) -> Result<DmImportView> {
+    let flags = DmImport::default();
+    let import = Import { flags: &flags, directory, output, path: path_of(&flags, directory, true)? };
+    // An import that was interrupted had it checked.
+    if !is_imported(&import.path) {
+        super::check::require_sound(&import.path, output)?;
+    }
+    let (thin, mark) = import.metadata()?;
+    import.take_back(&thin, mark)
+}
+
+fn is_imported(path: &Path) -> bool {
+    let mut first = vec![0; BLOCK_BYTES];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut first, 0));
+    read.is_ok() && import::imported_mark(&first).is_some()
+}
+
+/// The kernel's metadata: a pool that was given away knows where it is.
+fn path_of(flags: &DmImport, directory: &PoolDirectory, is_given: bool) -> Result<PathBuf> {
+    match &flags.metadata {
+        Some(named) => Ok(named.clone()),
+        None if is_given => GivenFiles::of(directory).require_metadata(None),
+        None => Err(Error::new(Kind::Usage, "the kernel's metadata is not named")
+            .hint("add --metadata FILE|DEV; only a pool that was given away knows where it is")),
+    }
+}
+
 struct Import<'a> {
     flags: &'a DmImport,
     directory: &'a PoolDirectory,
     output: Output,
+    /// The kernel's metadata.
+    path: PathBuf,
 }
 
 impl Import<'_> {
     /// The kernel's metadata. If an import of it was interrupted, with the superblock that it had before, and the mark that it has now.
     fn metadata(&self) -> Result<(Thin, Option<Uuid>)> {
-        let path = &self.flags.metadata;
+        let path = &self.path;
         if !self.flags.metadata_snapshot {
             files::refuse_looped(path)?;
         }
@@ -92,14 +124,23 @@ impl Import<'_> {
         self.directory.path().join("superblock.imported")
     }
 
-    fn options(&self) -> Result<ImportOptions> {
+    /// What flags say wins over what is known of devices that were made while the kernel had the pool.
+    fn options(&self, given: Option<&Given>) -> Result<ImportOptions> {
+        let made = given.map_or(Ok(Vec::new()), |given| GivenFiles::of(self.directory).new_thins(given))?;
+        let made = made
+            .into_iter()
+            .filter(|thin| given.is_some_and(|given| u64::from(thin.device) >= given.next_volume.0));
+        let (mut names, mut sizes): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            made.map(|thin| ((thin.device, thin.name), (thin.device, thin.size_bytes))).unzip();
+        names.extend(self.flags.name.iter().map(|named| (named.device, named.value.clone())));
+        sizes.extend(self.flags.size.iter().map(|sized| (sized.device, sized.value.0)));
         Ok(ImportOptions {
             uuid: host::new_uuid()?,
             secret: host::new_secret()?,
             nonce: host::open_options()?.nonce,
             now_unix_s: host::now_unix_s(),
-            names: self.flags.name.iter().map(|named| (named.device, named.value.clone())).collect(),
-            sizes: self.flags.size.iter().map(|sized| (sized.device, sized.value.0)).collect(),
+            names,
+            sizes,
             accepts_loss: false,
             accepts_unmarked: self.flags.force,
             data_blocks: self.flags.pool_size.map(|size| crate::size::pool_blocks(size.0)).transpose()?,
@@ -116,7 +157,7 @@ impl Import<'_> {
         let Disks { mut data, metadata: mut before } = directory.open_disks()?;
         let given = adopt::given(&mut before).map_err(|error| directory.explain(error))?;
         if mark.is_some_and(|mark| mark != stamp(&given.mark())) {
-            return Err(imported_before(&self.flags.metadata));
+            return Err(imported_before(&self.path));
         }
         let place = NewPlace::of(&directory.metadata());
         let _ = std::fs::remove_file(&place.new);
@@ -125,6 +166,7 @@ impl Import<'_> {
         let imported = imported.inspect_err(|_| drop(std::fs::remove_file(&place.new)))?;
         self.disown(&stamp(&given.mark()))?;
         place.take()?;
+        GivenFiles::of(directory).remove()?;
         self.done()?;
         if let Some(device) = place.left {
             self.output.note(&format!(
@@ -153,7 +195,7 @@ impl Import<'_> {
     fn copy(&self, thin: &Thin) -> Result<DmImportView> {
         let source = files::open(self.data()?, true)?;
         let (mut disks, made) = self.directory.create_disks(&NewDisks::default())?;
-        let options = self.options()?;
+        let options = self.options(None)?;
         let bar = self.bar("copying");
         let Disks { data, metadata } = &mut disks;
         let imported = import::copy(thin, &source, data, metadata, &options, &mut told(&bar));
@@ -178,7 +220,7 @@ impl Import<'_> {
         target: &mut dyn Disk,
         given: Option<&Given>,
     ) -> Result<Imported> {
-        let options = self.options()?;
+        let options = self.options(given)?;
         let bar = self.bar("importing");
         let imported = import::adopt(thin, data, target, given, &options, &mut told(&bar));
         bar.finish_and_clear();
@@ -187,7 +229,7 @@ impl Import<'_> {
 
     /// From here on the kernel cannot take the pool; what was there is kept until the pool has its name.
     fn disown(&self, mark: &Uuid) -> Result<()> {
-        let path = &self.flags.metadata;
+        let path = &self.path;
         let cannot = |cause: std::io::Error| Error::io(format!("cannot change '{}'", path.display()), &cause);
         let mut file = File::options().read(true).write(true).open(path).map_err(cannot)?;
         let mut first = vec![0; BLOCK_BYTES];
@@ -212,7 +254,7 @@ impl Import<'_> {
 
     fn explained(&self, failure: Failure) -> Error {
         match failure {
-            Failure::Thin(error) => super::explained(&self.flags.metadata, &error),
+            Failure::Thin(error) => super::explained(&self.path, &error),
             Failure::Pool(error) => {
                 let error = self.directory.explain(error);
                 let is_given = self.directory.owner().is_some_and(|owner| owner.kernel);

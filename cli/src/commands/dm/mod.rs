@@ -1,14 +1,16 @@
 //! `vellum dm`: metadata of the kernel's dm-thin.
 //!
 //! Owns the way from the bridge's errors to the program's. Read next: `files.rs` (what is opened how), `check.rs`, `dump.rs`,
-//! `restore.rs`, `export.rs`, `import.rs`, `revoke.rs`, `picture.rs`,
-//! `release.rs`.
+//! `restore.rs`, `export.rs`, `import.rs`, `revoke.rs`, `picture.rs`, `release.rs`, `given_files.rs` (what a pool's directory
+//! knows while the kernel has the pool), `live/` (pools that are active there).
 
 mod check;
 mod dump;
 mod export;
 mod files;
+mod given_files;
 mod import;
+mod live;
 mod picture;
 mod release;
 mod restore;
@@ -34,6 +36,13 @@ pub fn run(command: &DmCommand, arguments: &Arguments, output: Output) -> Result
         DmCommand::Release { names, force } => release::run(names, *force, &arguments.directory()?, output),
         DmCommand::Restore(flags) => restore::run(flags, output),
         DmCommand::Revoke(flags) => revoke::run(flags, &arguments.directory()?, output),
+        DmCommand::Activate(flags) => live::activate(flags, &arguments.directory()?, output),
+        DmCommand::Status(flags) => live::status(flags, &arguments.directory()?, output),
+        DmCommand::Snapshot(flags) => live::snapshot(flags, &arguments.directory()?, output),
+        DmCommand::Clone(flags) => live::clone(flags, &arguments.directory()?, output),
+        DmCommand::Extend(flags) => live::extend(flags, &arguments.directory()?, output),
+        DmCommand::MetadataSnapshot(what) => live::metadata_snapshot(*what, &arguments.directory()?, output),
+        DmCommand::Deactivate(flags) => live::deactivate(flags, &arguments.directory()?, output),
     }
 }
 
