@@ -7,6 +7,7 @@ use crate::exit::Kind;
 use std::time::{SystemTime, UNIX_EPOCH};
 use vellum_engine::options::{OpenOptions, Owner};
 use vellum_engine::request::{NewVolume, Uuid};
+use vellum_engine::storage::FileDisk;
 
 /// This process as the owner of a pool.
 pub fn owner() -> Owner {
@@ -32,10 +33,15 @@ pub fn is_alive(owner: &Owner) -> bool {
     owner.boot_id == this.boot_id && std::path::Path::new(&format!("/proc/{}", owner.pid)).exists()
 }
 
-/// Options for an opening by this process.
-pub fn open_options() -> Result<OpenOptions> {
-    let nonce = getrandom::u32().map_err(no_randomness)?;
-    Ok(OpenOptions { nonce, owner: owner(), ..OpenOptions::default() })
+/// Options for an opening by this process of a pool with this data.
+pub fn open_options(data: &FileDisk) -> Result<OpenOptions> {
+    let data_is_device = data.file().is_device();
+    Ok(OpenOptions { nonce: new_nonce()?, owner: owner(), data_is_device, ..OpenOptions::default() })
+}
+
+/// A random mark for an opening.
+pub fn new_nonce() -> Result<u32> {
+    getrandom::u32().map_err(no_randomness)
 }
 
 /// A random uuid.

@@ -151,14 +151,16 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     file.read_exact_at(&mut superblock, 0).unwrap();
     bench.ok(&["dm", "import", "--metadata", &thin]);
     fs::write(bench.pool().join("metadata"), given).unwrap();
-    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
+    // Without what an import keeps, only a revocation can have done that.
+    let error = bench.fails(Kind::InUse, &["dm", "import", "--metadata", &thin]);
+    assert!(error.contains("dm revoke"), "{error}");
     // It is kept with the mark that took its place.
     let mut marked = vec![0; 4096];
     file.read_exact_at(&mut marked, 0).unwrap();
     let mark = vellum_dm_bridge::import::imported_mark(&marked).unwrap();
     let kept = bench.pool().join("superblock.imported");
     fs::write(&kept, [&superblock[..], &[0; 16]].concat()).unwrap();
-    bench.fails(Kind::Exists, &["dm", "import", "--metadata", &thin]);
+    bench.fails(Kind::InUse, &["dm", "import", "--metadata", &thin]);
     let kept_bytes = [&superblock[..], &mark].concat();
     fs::write(&kept, &kept_bytes).unwrap();
     bench.ok(&["dm", "import", "--metadata", &thin]);
@@ -205,6 +207,14 @@ fn a_hand_over_is_revoked_when_nothing_came_of_it_or_the_metadata_is_lost() {
     file.write_all_at(&newest, 0).unwrap();
     assert_eq!(bench.json(&["dm", "revoke", "--metadata", &thin, "--force"])["untouched"], false);
     bench.fails(Kind::Unsupported, &["dm", "dump", &thin]);
+    assert_eq!(content(&bench.pool()), before);
+    bench.ok(&["dm", "export", "--metadata", &thin, "--force"]);
+    // Interrupted behind its first step, a revocation goes on, and an import says so.
+    let given = fs::read(bench.pool().join("metadata")).unwrap();
+    bench.ok(&["dm", "revoke", "--metadata", &thin, "--force"]);
+    fs::write(bench.pool().join("metadata"), given).unwrap();
+    bench.fails(Kind::InUse, &["dm", "import", "--metadata", &thin]);
+    assert_eq!(bench.json(&["dm", "revoke", "--metadata", &thin])["untouched"], false);
     assert_eq!(content(&bench.pool()), before);
     bench.ok(&["dm", "export", "--metadata", &thin, "--force"]);
     // Lost altogether.

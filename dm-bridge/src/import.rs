@@ -118,13 +118,11 @@ pub fn adopt<S: Source>(
         );
         return Err(PoolError::new(PoolKind::Unsupported, message).into());
     }
-    if !census.salvage.is_whole() && !options.accepts_loss {
-        let message = "not all of the metadata can be read, and in place a pool would write over what the lost part maps: \
-                       copy what is left into a pool of its own (`--copy`)";
-        return Err(PoolError::new(PoolKind::Unsupported, message).into());
+    if !options.accepts_loss {
+        refuse_loss(&census)?;
     }
     if let Some(given) = given.filter(|_| !options.accepts_unmarked) {
-        refuse_other(metadata, &census, given)?;
+        refuse_other(metadata, given)?;
     }
     let there = data.size_bytes() / BLOCK_BYTES;
     if there < census.nr_data_blocks {
@@ -134,7 +132,7 @@ pub fn adopt<S: Source>(
         );
         return Err(PoolError::new(PoolKind::Mismatch, message).into());
     }
-    let data_blocks = pool_blocks(&census, given, there);
+    let data_blocks = pool_blocks(&census, given, options, there);
     let create = create_options(options, data_blocks);
     let used = &census.used;
     let adoption = Adoption::begin(data, target, &create, given, options.nonce, &|block| used.has(block.0))?;
@@ -142,28 +140,41 @@ pub fn adopt<S: Source>(
 }
 
 /// Blocks of the pool: what comes back keeps its size if a log has room in it, everything else has all that is `there`.
-fn pool_blocks(census: &Census, given: Option<&Given>, there: u64) -> u64 {
-    let free = census.nr_data_blocks - census.used.count();
-    let has_room = free >= CreateOptions::log_blocks_for(census.nr_data_blocks);
-    if given.is_some() && has_room { census.nr_data_blocks } else { there }
+fn pool_blocks(census: &Census, given: Option<&Given>, options: &ImportOptions, there: u64) -> u64 {
+    let kept = census.nr_data_blocks;
+    let has_room = || Adoption::has_room(&create_options(options, kept), &|block| census.used.has(block.0));
+    if given.is_some() && has_room() { kept } else { there }
 }
 
-/// The kernel keeps what an export put where dm-thin has a uuid, and makes no pool smaller.
-fn refuse_other<S: Source>(metadata: &Metadata<S>, census: &Census, given: &Given) -> Result<(), PoolError> {
+/// In place a pool would write over what is mapped and cannot be read.
+fn refuse_loss(census: &Census) -> Result<(), PoolError> {
+    let lacks = |seen: &Seen| seen.mapped_blocks < seen.device.details.mapped_blocks;
+    if census.salvage.is_whole() && !census.devices.iter().any(lacks) {
+        return Ok(());
+    }
+    let message = "not all of the metadata can be read, and in place a pool would write over what the lost part maps: \
+                   copy what is left into a pool of its own (`--copy`)";
+    Err(PoolError::new(PoolKind::Unsupported, message))
+}
+
+/// Fails with `Mismatch` unless it is the metadata that the pool was given away with: the kernel keeps what an export put where dm-thin has
+/// a uuid, and makes no pool smaller.
+pub fn refuse_other<S: Source>(metadata: &Metadata<S>, given: &Given) -> Result<(), PoolError> {
     let found = metadata.superblock().uuid;
     let mismatch = |message: String| Err(PoolError::new(PoolKind::Mismatch, message));
     if found == [0; 16] {
-        return mismatch(
-            "the metadata does not say that it is of this pool, as what thin_repair or thin_restore made does not".into(),
-        );
+        let message = "the metadata does not say that it is of this pool: thin_repair and thin_restore make such, and \
+                       thin_check 1.x where it clears a flag";
+        return mismatch(message.into());
     }
     if found != stamp(&given.mark()) {
         return mismatch("this is not the metadata that the pool was given away with last".into());
     }
-    if census.nr_data_blocks < given.data_blocks {
+    let nr_data_blocks = metadata.superblock().data_space_map.nr_blocks;
+    if nr_data_blocks < given.data_blocks {
         return mismatch(format!(
-            "the metadata has {} data blocks, and the pool had {} when it was given away",
-            census.nr_data_blocks, given.data_blocks
+            "the metadata has {nr_data_blocks} data blocks, and the pool had {} when it was given away",
+            given.data_blocks
         ));
     }
     Ok(())
@@ -337,18 +348,20 @@ impl<'m, S: Source> Import<'m, S> {
         let volume = member.record.id;
         adoption.volume(member.record.clone(), base.map(|base| base.record.id))?;
         let mut put = Put { adoption, places, volume, blocks_a_block: self.blocks_a_block };
-        let own = Cursor::new(self.metadata.runs(&member.seen.device))?;
+        let mut own = Cursor::new(self.metadata, &member.seen)?;
         match base {
-            None => put.all(own)?,
+            None => put.all(&mut own)?,
             Some(base) => {
-                let before = Cursor::new(self.metadata.runs(&base.seen.device))?;
+                let mut before = Cursor::new(self.metadata, &base.seen)?;
                 // A block that was cut for the base may be whole here.
                 let end = base.record.size_bytes;
                 let bytes = self.blocks_a_block * BLOCK_BYTES;
                 let cut = (!end.is_multiple_of(bytes)).then_some(end / bytes);
-                put.differences(before, own, cut)?;
+                put.differences(&mut before, &mut own, cut)?;
+                before.require_same()?;
             }
         }
+        own.require_same()?;
         let size_blocks = member.record.size_bytes.div_ceil(BLOCK_BYTES);
         for (first, last) in &member.seen.lost {
             let first = first.saturating_mul(self.blocks_a_block);

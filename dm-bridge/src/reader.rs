@@ -46,7 +46,7 @@ pub struct LostRange {
 /// What lenient reading could not read.
 #[derive(Debug, Default)]
 pub struct Salvage {
-    /// Devices with lost ranges, or without details.
+    /// Devices with lost ranges.
     pub devices: Vec<(u32, Vec<LostRange>)>,
     /// Ranges of device numbers where devices may have been, and why they cannot be read.
     pub device_numbers: Vec<LostRange>,

@@ -9,7 +9,7 @@ use crate::format::DeviceDetails;
 /// What is true of the whole pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolHeader {
-    /// All zero in practice.
+    /// All zero in practice, but for pools that Vellum gave away.
     pub uuid: [u8; 16],
     /// The pool's time; goes up by one with every snapshot.
     pub time: u32,

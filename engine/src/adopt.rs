@@ -67,6 +67,7 @@ pub fn given(metadata: &mut dyn Disk) -> Result<Given> {
     let mut nothing = MemoryDisk::new(0);
     let found = recover_without_log(&mut Files::new(&mut nothing, metadata))?;
     let state = found.metadata;
+    state.superblock.refuse_read_only()?;
     let settings = state.volumes.get(LOG_VOLUME).map(|record| record.properties.clone()).unwrap_or_default();
     let is_there = |record: &&VolumeRecord| record.has_name();
     Ok(Given {
@@ -117,6 +118,11 @@ impl<'f> Adoption<'f> {
         }
         let before = given.map_or(Incarnation(0), |given| given.incarnation);
         Ok(Self { files, state, incarnation: before.next(nonce), any_lost: false })
+    }
+
+    /// Whether the free blocks of a pool of this size hold a log.
+    pub fn has_room(create: &CreateOptions, is_used: &dyn Fn(DataBlock) -> bool) -> bool {
+        place_log(create, is_used).is_ok()
     }
 
     /// Adds a volume, whose number is above all before. It starts with the mappings of `base`, or with none.

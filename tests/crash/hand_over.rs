@@ -17,6 +17,7 @@ use vellum_tests::sim_disk::{PowerSupply, SimDisk};
 use vellum_tests::thin::{Content, ThinDisk, content_of_pool, differs, fill_at_random};
 
 const SEEDS: u64 = 3;
+const DATA_BLOCKS: u64 = 400;
 const VOLUME_BYTES: u64 = 10 * BLOCK_BYTES;
 const THIN_BYTES: u64 = 128 * 4096;
 
@@ -52,8 +53,13 @@ pub fn options(nonce: u32) -> OpenOptions {
 /// A closed pool, and an empty device for dm-thin's metadata.
 fn start(seed: u64) -> (Disks, Content) {
     let mut rng = Rng::new(seed);
-    let create =
-        CreateOptions { data_blocks: 400, log_blocks: 2, uuid: [9; 16], secret: 42, created_unix_s: 0 };
+    let create = CreateOptions {
+        data_blocks: DATA_BLOCKS,
+        log_blocks: 2,
+        uuid: [9; 16],
+        secret: 42,
+        created_unix_s: 0,
+    };
     let disks = (SimDisk::new(seed, false), SimDisk::new(seed + 1, false));
     let mut pool = Pool::create(disks.0, disks.1, &create, &options(1)).unwrap();
     fill_at_random(&mut pool, &mut rng, VOLUME_BYTES, 40);

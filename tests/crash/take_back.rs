@@ -8,10 +8,11 @@ use vellum_dm_bridge::export::stamp;
 use vellum_dm_bridge::import::{ImportOptions, adopt, disown, imported_mark};
 use vellum_engine::adopt::given;
 use vellum_engine::error::ErrorKind;
-use vellum_engine::format::ROOT_SLOT_PAGES;
+use vellum_engine::format::{ROOT_SLOT_PAGES, VolumeKind};
 use vellum_engine::hand_over::revoke;
+use vellum_engine::inspect::{self, Structure};
 use vellum_engine::storage::{Blocking, Buffer};
-use vellum_engine::units::PAGE_BYTES;
+use vellum_engine::units::{BLOCK_BYTES, PAGE_BYTES};
 use vellum_engine::{Pool, check};
 use vellum_tests::driver::multiplier;
 use vellum_tests::rng::Rng;
@@ -100,20 +101,59 @@ fn the_kernels_metadata_is_whole_or_unusable() {
     assert!(seen[0] > 10 && seen[1] > 10, "{seen:?}");
 }
 
+/// The kernel may have written into the blocks of the log, which were free for it.
+fn scribble(disks: &mut Disks) {
+    let page = Blocking::metadata(&mut disks.metadata).read(ROOT_SLOT_PAGES[0].offset_bytes(), PAGE_BYTES);
+    let Structure::RootSlot(Some(slot), _) = inspect::page(&page.unwrap()).structure else {
+        panic!("a root slot")
+    };
+    let mut data = Blocking::data(&mut disks.data);
+    for extent in &slot.log {
+        for block in 0..extent.blocks {
+            let noise = vec![0x80 | block as u8; BLOCK_BYTES as usize];
+            data.write((extent.first.0 + block) * BLOCK_BYTES, noise.into()).unwrap();
+        }
+    }
+    data.sync().unwrap();
+}
+
+#[test]
+fn what_may_have_been_written_is_another_snapshot() {
+    let (mut disks, content) = given_away(1);
+    let before = given(&mut disks.metadata).unwrap();
+    let mut next = 0;
+    let mut new_uuid = |_| {
+        next += 1;
+        [next; 16]
+    };
+    revoke(&mut disks.data, &mut disks.metadata, 6, Some(&mut new_uuid)).unwrap();
+    let mut pool = Pool::open(disks.data, disks.metadata, &options(8)).unwrap();
+    assert_eq!(content_of_pool(&mut pool), content);
+    let mut snapshots = 0;
+    for (now, before) in pool.volumes().iter().zip(&before.volumes) {
+        assert_eq!((now.id, &now.name), (before.id, &before.name));
+        let is_snapshot = before.kind == VolumeKind::Snapshot;
+        assert_eq!(now.uuid != before.uuid, is_snapshot, "{}", now.name);
+        snapshots += usize::from(is_snapshot);
+    }
+    assert!(snapshots > 0 && snapshots == usize::from(next));
+}
+
 #[test]
 fn a_revocation_may_end_anywhere() {
     for seed in 0..SEEDS * multiplier() {
-        let (disks, content) = given_away(seed);
+        let (mut disks, content) = given_away(seed);
+        scribble(&mut disks);
         let mut rng = Rng::new(seed);
         let (mut events, mut kept) = (0, 0);
         loop {
             let power = PowerSupply::lasting(events);
             let mut cut = disks.power_cut(&mut rng);
             cut.set_power(&power);
-            let done = revoke(&mut cut.data, &mut cut.metadata, 6);
+            let done = revoke(&mut cut.data, &mut cut.metadata, 6, None);
             let mut ended = if rng.one_in(4) { cut.kill(&mut rng) } else { cut.power_cut(&mut rng) };
             assert!(done.is_ok() || power.is_off(), "seed {seed}, with power: {done:?}");
-            match revoke(&mut ended.data, &mut ended.metadata, 7) {
+            match revoke(&mut ended.data, &mut ended.metadata, 7, None) {
                 Ok(()) => kept += 1,
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid, "seed {seed}: {error}"),
             }
@@ -135,6 +175,9 @@ fn either_slot_is_enough_to_take_the_pool_back() {
         let (mut disks, content) = given_away(1);
         let rotten = Buffer::zeroed(PAGE_BYTES).freeze();
         Blocking::metadata(&mut disks.metadata).write(page.offset_bytes(), rotten).unwrap();
+        // Whoever wants the pool learns who has it, not that something is damaged.
+        let (data, metadata) = (disks.data.kill(&mut Rng::new(1)), disks.metadata.kill(&mut Rng::new(1)));
+        assert_eq!(Pool::open(data, metadata, &options(8)).err().unwrap().kind(), ErrorKind::InUse);
         let mut target = SimDisk::new(9, false);
         taken_back(&mut disks, &mut target).unwrap();
         let known = given(&mut disks.metadata).unwrap();
@@ -146,9 +189,9 @@ fn either_slot_is_enough_to_take_the_pool_back() {
             let mut rng = Rng::new(events);
             let mut cut = disks.power_cut(&mut rng);
             cut.set_power(&PowerSupply::lasting(events));
-            let done = revoke(&mut cut.data, &mut cut.metadata, 6);
+            let done = revoke(&mut cut.data, &mut cut.metadata, 6, None);
             let mut ended = cut.power_cut(&mut rng);
-            let _ = revoke(&mut ended.data, &mut ended.metadata, 7);
+            let _ = revoke(&mut ended.data, &mut ended.metadata, 7, None);
             is_the_engines(ended.data, ended.metadata, &content)
                 .unwrap_or_else(|wrong| panic!("page {page}, {events}: {wrong}"));
             if done.is_ok() {

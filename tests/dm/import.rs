@@ -377,6 +377,62 @@ fn what_lvm_compares_is_carried() {
 }
 
 #[test]
+fn a_pool_whose_free_space_is_in_pieces_takes_what_is_behind_it() {
+    let (Given { mut data, mut metadata, .. }, mut stream) = given_with_snapshots();
+    // The kernel has written everywhere, and discarded every other block.
+    let free: Vec<_> = (0..200)
+        .step_by(2)
+        .filter(|block| {
+            let mut runs = stream.devices.iter().flat_map(|(.., runs)| runs);
+            !runs.any(|run| (run.data_begin..run.data_begin + run.length).contains(block))
+        })
+        .collect();
+    let runs: Vec<_> = (0..).zip(&free).map(|(at, block)| run(at * 2, *block, 1, 2)).collect();
+    stream.add(90, &runs);
+    stream.devices.last_mut().expect("it was added").1.creation_time = 2;
+    stream.header.time = 2;
+    let (image, _) = write(&stream, 1 << 20, Packing::Full);
+    let thin = Metadata::open(&image).expect("it is whole");
+    let known = given(&mut metadata).expect("the kernel has it");
+    let mut target = MemoryDisk::new(0);
+    let refused = adopt(&thin, &mut data, &mut target, Some(&known), &options(), &mut |_| {});
+    assert!(matches!(refused, Err(Failure::Pool(error)) if error.kind() == ErrorKind::NoSpace));
+    Blocking::data(&mut data).allocate(200 * BLOCK_BYTES, 100 * BLOCK_BYTES).expect("memory");
+    let mut target = MemoryDisk::new(0);
+    let taken = adopt(&thin, &mut data, &mut target, Some(&known), &options(), &mut |_| {}).expect("room");
+    assert_eq!((taken.data_blocks, taken.volumes.len()), (300, 5));
+    opened(data, target, "in pieces");
+}
+
+#[test]
+fn nothing_is_adopted_that_lacks_mappings() {
+    let mut thin = ThinPool { header: header(4000), devices: Vec::new() };
+    thin.add(1, &[run(0, 0, 600, 1)]);
+    let (bytes, _) = write(&thin, 1 << 20, Packing::Full);
+    let mut image = Image { bytes };
+    // A leaf that is whole, and short: no range is known to be lost.
+    let leaf = image.child(image.device_root(0), 0);
+    image.put_u32(leaf, 16, 50);
+    let strict = ImportOptions { accepts_loss: false, ..options() };
+    let adopted = |metadata: &Metadata<&Vec<u8>>, options: &ImportOptions| {
+        let (mut data, mut target) = (data_of(4000, 1), MemoryDisk::new(0));
+        let adopted = adopt(metadata, &mut data, &mut target, None, options, &mut |_| {});
+        adopted.map(|imported| imported.volumes[0].mapped_blocks)
+    };
+    let metadata = Metadata::open(&image.bytes).expect("a superblock");
+    assert!(matches!(adopted(&metadata, &strict), Err(Failure::Thin(_))));
+    let lenient = metadata.lenient();
+    let refused = adopted(&lenient, &strict);
+    assert!(matches!(refused, Err(Failure::Pool(error)) if error.kind() == ErrorKind::Unsupported));
+    assert!(adopted(&lenient, &options()).expect("asked for") < 600);
+    // With a leaf that is lost and known to be, too.
+    image.bytes[leaf as usize * 4096..][..4096].fill(0);
+    let lenient = Metadata::open(&image.bytes).expect("a superblock").lenient();
+    let refused = adopted(&lenient, &strict);
+    assert!(matches!(refused, Err(Failure::Pool(error)) if error.kind() == ErrorKind::Unsupported));
+}
+
+#[test]
 fn names_go_with_their_volumes() {
     let (Given { mut data, mut metadata, thin, .. }, _) = given_with_snapshots();
     let known = given(&mut metadata).expect("the kernel has it");
@@ -394,6 +450,8 @@ fn names_go_with_their_volumes() {
     assert_eq!(take(&[(1, "root")]).expect("room"), ["root", "root@a", "root@b", "root@c"]);
     assert_eq!(take(&[(3, "disk@x")]).expect("room"), ["disk", "disk@a", "disk@x", "disk@c"]);
     assert_eq!(take(&[(2, "x@y"), (3, "disk@a")]).expect("room"), ["disk", "x-y", "disk@a", "disk@c"]);
+    assert_eq!(take(&[(2, "x@y"), (3, "x-y")]).expect("room"), ["disk", "x-y-2", "x-y", "disk@c"]);
+    assert_eq!(take(&[(1, "a@b")]).expect("room"), ["a-b", "disk-a", "disk-b", "disk-c"]);
     // A snapshot is younger than its volume.
     let refused = take(&[(3, "other"), (1, "other@x")]).expect_err("impossible");
     assert!(refused.to_string().contains("older"), "{refused}");

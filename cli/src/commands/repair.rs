@@ -18,7 +18,7 @@ use vellum_engine::repair::{Progress, Repair, RepairOptions, RepairReport};
 use vellum_engine::storage::{Disk, MemoryDisk};
 
 pub fn run(arguments: &PoolRepair, directory: &PoolDirectory, output: Output) -> Result<()> {
-    let options = RepairOptions { nonce: host::open_options()?.nonce, secret: host::new_secret()? };
+    let options = RepairOptions { nonce: host::new_nonce()?, secret: host::new_secret()? };
     // Whoever changes the pool keeps others out for all the time, and not only others who write.
     let mut disks =
         if arguments.commit { directory.open_disks()? } else { directory.open_disks_read_only()? };

@@ -17,8 +17,9 @@ use vellum_engine::units::BLOCK_BYTES;
 
 pub fn run(size: &PoolSize, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::pool::refuse_served(directory)?;
-    let options = ShrinkOptions::new(size::pool_blocks(size.bytes())?, host::open_options()?);
+    let to_blocks = size::pool_blocks(size.bytes())?;
     let mut disks = directory.open_disks()?;
+    let options = ShrinkOptions::new(to_blocks, host::open_options(&disks.data)?);
     let (host_before, _) = directory.host_bytes();
     let report = shrunk(&mut disks, &options, directory, output)?;
     let (host_after, _) = directory.host_bytes();

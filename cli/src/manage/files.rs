@@ -53,7 +53,8 @@ impl Files {
         host::survive_file_size_limit()?;
         let Disks { data, mut metadata } = directory.open_disks()?;
         let uuid = identity(&mut metadata).unwrap_or_default();
-        let pool = Pool::open(data, metadata, &host::open_options()?);
+        let options = host::open_options(&data)?;
+        let pool = Pool::open(data, metadata, &options);
         let pool = pool.map_err(|error| directory.explain(error))?;
         Ok(Self::new(pool, directory, uuid))
     }
@@ -70,7 +71,8 @@ impl Files {
         let (disks, made) = directory.create_disks(new)?;
         check_fits(&disks.data, size_bytes)?;
         let auto_extend_bytes = growth.up_to_bytes(size_bytes, disks.data.file().is_device());
-        let pool = Pool::create(disks.data, disks.metadata, &options, &host::open_options()?);
+        let opening = host::open_options(&disks.data)?;
+        let pool = Pool::create(disks.data, disks.metadata, &options, &opening);
         let mut pool = pool.map_err(|error| directory.explain(error))?;
         pool.configure(Settings { auto_extend_bytes, ..Settings::default() })?;
         made.keep()?;

@@ -106,9 +106,7 @@ fn start(
         );
     }
     let uuid = identity(&mut metadata).unwrap_or_default();
-    let data_is_device = data.file().is_device();
-    let options =
-        OpenOptions { enforce_limits: true, can_wait: true, data_is_device, ..host::open_options()? };
+    let options = OpenOptions { enforce_limits: true, can_wait: true, ..host::open_options(&data)? };
     let core = vellum_engine::open(&mut data, &mut metadata, &options);
     let core = core.map_err(|error| directory.explain(error))?;
     let config = Config {

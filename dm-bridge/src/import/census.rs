@@ -11,6 +11,9 @@ use vellum_engine::units::{BLOCK_BYTES, DATA_BLOCKS_MAX};
 /// Data blocks of a thin pool that can be told apart in memory.
 const THIN_BLOCKS_MAX: u64 = 1 << 34;
 
+/// Sums are kept so far apart that they take an eighth of the memory of the bits.
+const WORDS_A_SUM: usize = 8;
+
 /// One bit a block.
 #[derive(Default)]
 pub(super) struct Used(Vec<u64>);
@@ -28,11 +31,11 @@ impl Used {
         is_new
     }
 
-    /// How many blocks stand before each word.
+    /// How many blocks stand before every [`WORDS_A_SUM`] words.
     pub fn before(&self) -> Vec<u64> {
-        let counts = self.0.iter().scan(0, |sum, bits| {
+        let counts = self.0.chunks(WORDS_A_SUM).scan(0, |sum, words| {
             let before = *sum;
-            *sum += u64::from(bits.count_ones());
+            *sum += count(words);
             Some(before)
         });
         counts.collect()
@@ -42,7 +45,9 @@ impl Used {
     pub fn rank(&self, before: &[u64], block: u64) -> Option<u64> {
         let (word, bit) = ((block / 64) as usize, 1 << (block % 64));
         let bits = self.0.get(word).filter(|bits| *bits & bit != 0)?;
-        Some(before[word] + u64::from((bits & (bit - 1)).count_ones()))
+        let sum = word / WORDS_A_SUM;
+        let words = &self.0[sum * WORDS_A_SUM..word];
+        Some(before[sum] + count(words) + u64::from((bits & (bit - 1)).count_ones()))
     }
 
     pub fn has(&self, block: u64) -> bool {
@@ -50,8 +55,12 @@ impl Used {
     }
 
     pub fn count(&self) -> u64 {
-        self.0.iter().map(|bits| u64::from(bits.count_ones())).sum()
+        count(&self.0)
     }
+}
+
+fn count(words: &[u64]) -> u64 {
+    words.iter().map(|bits| u64::from(bits.count_ones())).sum()
 }
 
 /// What is known of a device before anything is written.

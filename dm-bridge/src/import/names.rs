@@ -31,7 +31,7 @@ pub(super) fn members(
     let mut new = Vec::new();
     for seen in devices {
         match known(&seen, given) {
-            Some(record) => members.push(known_member(seen, record.clone(), &pool, options)),
+            Some((given, record)) => members.push(known_member(seen, record.clone(), given, options)),
             None => new.push(seen),
         }
     }
@@ -51,20 +51,23 @@ pub(super) fn members(
 }
 
 /// The volume that a device was given away as.
-fn known<'g>(seen: &Seen, given: Option<&'g Given>) -> Option<&'g VolumeRecord> {
+fn known<'g>(seen: &Seen, given: Option<&'g Given>) -> Option<(&'g Given, &'g VolumeRecord)> {
     // What was given away was made at time 0; what the kernel makes since has a later one, also under an old number.
     let given = given.filter(|_| seen.device.details.creation_time == 0)?;
-    given.volumes.iter().find(|record| record.id.0 == u64::from(seen.device.id))
+    let record = given.volumes.iter().find(|record| record.id.0 == u64::from(seen.device.id))?;
+    Some((given, record))
 }
 
 /// A snapshot that the kernel has written to is another one: whoever has received it has not what it is now.
-fn known_member(seen: Seen, record: VolumeRecord, pool: &Uuid, options: &ImportOptions) -> Member {
+fn known_member(seen: Seen, record: VolumeRecord, given: &Given, options: &ImportOptions) -> Member {
     let is_whole = seen.lost.is_empty() && is_unchanged(&record, seen.mapped_blocks, seen.newest_time);
-    let is_changed = record.kind == VolumeKind::Snapshot && !is_whole;
-    let uuid = if is_changed { uuid_of(pool, record.id, options.nonce) } else { record.uuid };
-    // It is not what the stream brought, either.
-    let received = record.received.clone().filter(|_| !is_changed);
-    Member { seen, record: VolumeRecord { uuid, received, ..record }, base: None, is_changed }
+    let mut member = Member { seen, record, base: None, is_changed: false };
+    if member.record.kind == VolumeKind::Snapshot && !is_whole {
+        let uuid = uuid_of(&given.pool, member.record.id, options.nonce);
+        member.record.become_another(uuid, given.pool, given.generation);
+        member.is_changed = true;
+    }
+    member
 }
 
 /// A number for every new volume, so that exports give it the one that it had: LVM goes by them. Numbers of volumes are never used again, and
@@ -95,32 +98,43 @@ fn rename(members: &mut [Member], options: &ImportOptions) -> Result<(), PoolErr
         .filter(|member| member.record.kind == VolumeKind::Volume)
         .map(|member| (member.record.name.clone(), member.record.id))
         .collect();
-    let mut taken: BTreeSet<String> = BTreeSet::new();
-    for member in members {
+    let mut orphans = Vec::new();
+    for (at, member) in members.iter_mut().enumerate() {
         let device = member.seen.device.id;
         let record = &mut member.record;
-        if let Some((volume, snapshot)) = record.name.split_once('@') {
-            match volumes.get(volume) {
-                Some(origin) if can_be_of(record, *origin) => {
-                    record.origin = record.origin.or(Some(*origin).filter(|_| record.received.is_none()));
-                }
-                Some(_) if options.names.contains_key(&device) => {
-                    return Err(older_than_its_volume(device, &record.name));
-                }
-                _ => {
-                    record.name = format!("{volume}-{snapshot}");
-                    record.kind = VolumeKind::Volume;
-                }
+        let Some((volume, _)) = record.name.split_once('@') else { continue };
+        match volumes.get(volume) {
+            Some(origin) if can_be_of(record, *origin) => {
+                record.origin = record.origin.or(Some(*origin).filter(|_| record.received.is_none()));
             }
-        }
-        let wanted = record.name.clone();
-        let mut number = 1;
-        while !taken.insert(record.name.clone()) {
-            number += 1;
-            record.name = format!("{wanted}-{number}");
+            Some(_) if options.names.contains_key(&device) => {
+                return Err(older_than_its_volume(device, &record.name));
+            }
+            // What was received need not have a volume.
+            None if record.received.is_some() => {}
+            _ => orphans.push(at),
         }
     }
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    for (_, member) in members.iter_mut().enumerate().filter(|(at, _)| !orphans.contains(at)) {
+        make_unique(&mut member.record.name, &mut taken);
+    }
+    for at in orphans {
+        let record = &mut members[at].record;
+        record.name = record.name.replace('@', "-");
+        record.kind = VolumeKind::Volume;
+        make_unique(&mut record.name, &mut taken);
+    }
     Ok(())
+}
+
+fn make_unique(name: &mut String, taken: &mut BTreeSet<String>) {
+    let wanted = name.clone();
+    let mut number = 1;
+    while !taken.insert(name.clone()) {
+        number += 1;
+        *name = format!("{wanted}-{number}");
+    }
 }
 
 /// What has a name was asked for; snapshots of a volume that gets another name go with it.
@@ -130,7 +144,9 @@ fn call_as_asked(members: &mut [Member], options: &ImportOptions) {
         let Some(name) = options.names.get(&member.seen.device.id) else { continue };
         let before = std::mem::replace(&mut member.record.name, name.clone());
         member.record.kind = if name.contains('@') { VolumeKind::Snapshot } else { VolumeKind::Volume };
-        renamed.insert(before, name);
+        if !name.contains('@') {
+            renamed.insert(before, name);
+        }
     }
     for member in members.iter_mut().filter(|member| !options.names.contains_key(&member.seen.device.id)) {
         let name = &mut member.record.name;

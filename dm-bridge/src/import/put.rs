@@ -2,24 +2,29 @@
 //!
 //! Owns the walk of two devices side by side. Where blocks are is `copies.rs`'s affair.
 
+use super::census::Seen;
 use super::copies::Places;
 use crate::device::Source;
+use crate::error::{Error as ThinError, ErrorKind};
 use crate::export::Failure;
-use crate::reader::Runs;
+use crate::reader::{Metadata, Runs};
 use crate::stream::Run;
 use vellum_engine::adopt::Adoption;
 use vellum_engine::units::{VirtualBlock, VolumeId};
 
 /// Runs of a device, taken in parts.
 pub(super) struct Cursor<'m, S> {
-    pub runs: Runs<'m, S>,
+    runs: Runs<'m, S>,
     pub run: Option<Run>,
+    seen: &'m Seen,
+    taken_blocks: u64,
 }
 
 impl<'m, S: Source> Cursor<'m, S> {
-    pub fn new(mut runs: Runs<'m, S>) -> Result<Self, Failure> {
+    pub fn new(metadata: &'m Metadata<S>, seen: &'m Seen) -> Result<Self, Failure> {
+        let mut runs = metadata.runs(&seen.device);
         let run = runs.next().transpose()?;
-        Ok(Self { runs, run })
+        Ok(Self { runs, run, seen, taken_blocks: 0 })
     }
 
     /// Takes `length` blocks of the present run.
@@ -28,11 +33,24 @@ impl<'m, S: Source> Cursor<'m, S> {
             run.virtual_begin += length;
             run.data_begin += length;
             run.length -= length;
+            self.taken_blocks += length;
             if run.length == 0 {
                 self.run = self.runs.next().transpose()?;
             }
         }
         Ok(())
+    }
+
+    /// Fails with `Damaged` unless all was read that was read before. A lenient reading goes around what fails: this time more may have.
+    pub fn require_same(&self) -> Result<(), Failure> {
+        if self.taken_blocks == self.seen.mapped_blocks {
+            return Ok(());
+        }
+        let message = format!(
+            "{} mapped blocks could be read at first, and {} the second time: the device may be failing",
+            self.seen.mapped_blocks, self.taken_blocks
+        );
+        Err(ThinError::new(ErrorKind::Damaged, message).with_device(self.seen.device.id.into()).into())
     }
 }
 
@@ -45,7 +63,7 @@ pub(super) struct Put<'p, 'f, 'c> {
 }
 
 impl Put<'_, '_, '_> {
-    pub fn all<S: Source>(&mut self, mut own: Cursor<'_, S>) -> Result<(), Failure> {
+    pub fn all<S: Source>(&mut self, own: &mut Cursor<'_, S>) -> Result<(), Failure> {
         while let Some(run) = own.run {
             self.map(&run, run.length, false)?;
             own.take(run.length)?;
@@ -56,8 +74,8 @@ impl Put<'_, '_, '_> {
     /// Maps what differs from `base`, and what it has in the thin block `cut`.
     pub fn differences<S: Source>(
         &mut self,
-        mut base: Cursor<'_, S>,
-        mut own: Cursor<'_, S>,
+        base: &mut Cursor<'_, S>,
+        own: &mut Cursor<'_, S>,
         cut: Option<u64>,
     ) -> Result<(), Failure> {
         loop {

@@ -16,7 +16,7 @@ use super::unproven::Unproven;
 use super::write_ahead::WriteAheadState;
 use super::{Core, Task, limits, reclaim, reservations, room};
 use crate::canary::{self, Canary};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::format::{LogHead, ROOT_SLOT_PAGES, RootSlot, VolumeState};
 use crate::metadata::files::Files;
 use crate::metadata::recovery::{Checked, Fallback, Recovered, recover};
@@ -31,7 +31,7 @@ use std::collections::{BTreeSet, VecDeque};
 pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions) -> Result<Core> {
     let mut files = Files::new(data, metadata);
     let mut found = recover(&mut files)?;
-    refuse_read_only(&found)?;
+    found.metadata.superblock.refuse_read_only()?;
     // After a process died, what was read may be in memory only: nothing may be written over what is on disk still.
     files.metadata.sync()?;
     if let Some(fallback) = &found.findings.fallback {
@@ -46,16 +46,6 @@ pub fn open(data: &mut dyn Disk, metadata: &mut dyn Disk, options: &OpenOptions)
     core.load_limits();
     core.load_reservations();
     Ok(core)
-}
-
-fn refuse_read_only(found: &Recovered) -> Result<()> {
-    if found.metadata.superblock.unknown_read_only_compatible() != 0 {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the pool has a feature that this program may read but not write; use a newer one",
-        ));
-    }
-    Ok(())
 }
 
 /// The newest slot led to damage, the other one did not: before anything else is written, the good one becomes newest.

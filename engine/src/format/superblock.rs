@@ -138,6 +138,17 @@ impl Superblock {
         self.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE
     }
 
+    /// Fails with `Unsupported` if this program may read the pool, but not write it.
+    pub fn refuse_read_only(&self) -> Result<()> {
+        if self.unknown_read_only_compatible() == 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "the pool has a feature that this program may read but not write; use a newer one",
+        ))
+    }
+
     fn read_fields(version: u32, reader: &mut Reader<'_>) -> Result<Self> {
         reader.u32()?;
         let incompatible = reader.u64()?;

@@ -132,6 +132,15 @@ impl VolumeRecord {
         self.holds.iter().any(|tag| tag.starts_with(PICTURE_TAG))
     }
 
+    /// It has kept its name, and holds something else than what others know by its uuid: from now on it has another one, and if it was
+    /// received it is not what the stream brought.
+    pub fn become_another(&mut self, uuid: Uuid, pool: Uuid, generation: Generation) {
+        self.uuid = uuid;
+        if let Some(received) = &mut self.received {
+            received.source = Source { pool, volume: self.id, generation };
+        }
+    }
+
     /// Whether it can be written.
     pub fn is_writable(&self) -> bool {
         self.state == VolumeState::Active && matches!(self.kind, VolumeKind::Volume | VolumeKind::Partial)

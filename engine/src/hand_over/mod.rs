@@ -120,6 +120,7 @@ impl<'f> HandOver<'f> {
         }
         let mut files = Files::new(data, metadata);
         let found = if goes_on { recover_without_log(&mut files)? } else { recover(&mut files)? };
+        found.metadata.superblock.refuse_read_only()?;
         Self::of(files, found)
     }
 
@@ -279,28 +280,57 @@ fn make_room(files: &mut Files<'_>, state: &mut Metadata) -> Result<()> {
     let now = state.forest.page_counts.len();
     // Counts of the new pages take pages themselves.
     let more = needed - free + (needed - free) / 256 + 16;
-    files.metadata.allocate(now * PAGE_BYTES as u64, more * PAGE_BYTES as u64)?;
-    files.metadata.sync()?;
-    state.forest.grow_pages(now + more);
+    let made = files.metadata.allocate(now * PAGE_BYTES as u64, more * PAGE_BYTES as u64);
+    match made.and_then(|()| files.metadata.sync()) {
+        Ok(()) => state.forest.grow_pages(now + more),
+        // Where the file cannot grow what is free has to do; freezing says so if it does not.
+        Err(error) if error.kind() == ErrorKind::NoSpace => {}
+        Err(error) => return Err(error),
+    }
     Ok(())
 }
 
-/// Makes the pool the engine's again, as it was when it was given to the kernel. Whoever calls knows that the kernel has not written,
-/// or that what it has written may be lost: data blocks that it overwrote in place are not what they were.
+/// Makes the pool the engine's again, as it was when it was given to the kernel.
 ///
-/// Fails with `Invalid` if the kernel does not have the pool.
-pub fn revoke(data: &mut dyn Disk, metadata: &mut dyn Disk, nonce: u32) -> Result<()> {
+/// Without `new_uuid` whoever calls knows that the kernel has not written. With it, what the kernel has written may be lost: data blocks that it
+/// overwrote in place are not what they were, so every snapshot gets another uuid, and no history goes back behind this.
+///
+/// Fails with `Invalid` if the kernel does not have the pool. Run again it goes on, wherever it ended.
+pub fn revoke(
+    data: &mut dyn Disk,
+    metadata: &mut dyn Disk,
+    nonce: u32,
+    new_uuid: Option<&mut dyn FnMut(VolumeId) -> Uuid>,
+) -> Result<()> {
     let mut files = Files::new(data, metadata);
     let Recovered { metadata: mut state, incarnation, sequence, ring, .. } = recover_without_log(&mut files)?;
+    state.superblock.refuse_read_only()?;
+    if let Some(new_uuid) = new_uuid {
+        forget_history(&mut state, new_uuid)?;
+    }
+    make_room(&mut files, &mut state)?;
     let pool = state.superblock.pool;
     let log = state.slot.log.clone();
     let incarnation = incarnation.next(nonce);
     // The kernel may have had these blocks; ours they are only with the slots.
     write_log(&mut files, &pool, &log, incarnation)?;
-    make_room(&mut files, &mut state)?;
     let facts =
         SlotFacts { incarnation, sequence, log_position: ring.head, clean: true, owner: Owner::default() };
     write_slots(&mut files, &mut state, &facts, 2)
+}
+
+/// What volumes hold is not certain any more, and whoever knows a snapshot by its uuid knows something else.
+fn forget_history(state: &mut Metadata, new_uuid: &mut dyn FnMut(VolumeId) -> Uuid) -> Result<()> {
+    let (building, pool) = (state.forest.building, state.superblock.pool);
+    let named = state.volumes.iter().filter(|record| record.has_name()).map(|record| record.id);
+    for id in named.collect::<Vec<_>>() {
+        let record = state.volumes.change(id)?;
+        record.in_place_since = building;
+        if record.kind == VolumeKind::Snapshot {
+            record.become_another(new_uuid(id), pool, building);
+        }
+    }
+    Ok(())
 }
 
 /// What is lost reads as an error, and the kernel would read what stands there.

@@ -65,6 +65,10 @@ pub struct Fallback {
 pub fn recover(files: &mut Files<'_>) -> Result<Recovered> {
     let superblock = files.superblock()?;
     let [newest, other] = files.root_slots(&superblock.pool);
+    if let (Err(_), Ok(other)) = (&newest, &other) {
+        // Both slots said so before one of them rotted.
+        refuse_given(other)?;
+    }
     let (generation, reached) =
         newest.as_ref().map_or_else(|_| Default::default(), |slot| (slot.generation, slot.sequence));
     let first = newest.and_then(|slot| {
@@ -157,11 +161,9 @@ pub fn recover_without_log(files: &mut Files<'_>) -> Result<Recovered> {
     if !slot.owner.kernel {
         return Err(Error::invalid("the kernel does not have this pool"));
     }
-    let mut building = Generation(slot.generation.0 + UNUSED_AHEAD);
-    if other.is_none() && building.0 % 2 == slot.generation.0 % 2 {
-        // The good slot keeps its place until another stands in the bad one's.
-        building.0 += 1;
-    }
+    // The good slot keeps its place until another stands in the bad one's.
+    const { assert!(UNUSED_AHEAD % 2 == 1) };
+    let building = Generation(slot.generation.0 + UNUSED_AHEAD);
     let ring = LogRing::new(&slot.log, slot.log_position)?;
     let (sequence, incarnation) = (slot.sequence, slot.incarnation);
     let mut metadata = load(files, &superblock, slot, building)?;

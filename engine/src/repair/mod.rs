@@ -132,6 +132,8 @@ impl Plan {
                         best = Some((loss, base, log));
                     }
                 }
+                // Who has the pool matters more than what is wrong with it.
+                Err(error) if error.kind() == ErrorKind::InUse => refusal = Some(error),
                 Err(error) => drop(refusal.get_or_insert(error)),
             }
             if best

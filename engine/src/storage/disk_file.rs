@@ -86,6 +86,7 @@ impl DiskFile {
         let path = path.as_ref();
         let file = open_file(path, OpenOptions::new().read(true).write(true), OFlags::EXCL)?;
         lock(path, file.try_lock())?;
+        require_same(path, &file)?;
         Self::with_mode(path, file, mode)
     }
 
@@ -225,6 +226,16 @@ fn forbid_copy_on_write(file: &File) {
     if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
         let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
     }
+}
+
+/// Between the opening and the lock somebody may have put another file in its place, as new metadata takes that of old.
+fn require_same(path: &Path, file: &File) -> Result<()> {
+    let failed = |cause: io::Error| open_error(path, &cause);
+    let (named, opened) = (path.metadata().map_err(failed)?, file.metadata().map_err(failed)?);
+    if (named.dev(), named.ino()) == (opened.dev(), opened.ino()) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InUse, format!("'{}' was replaced just now", path.display())))
 }
 
 fn is_device(path: &Path) -> io::Result<bool> {

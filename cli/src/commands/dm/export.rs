@@ -33,7 +33,7 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
     files::refuse_looped(&flags.metadata)?;
     // Nobody else goes on with it meanwhile: the pool is locked.
     let interrupted = interrupted(&flags.metadata);
-    let options = ExportOptions { open: host::open_options()?, interrupted };
+    let options = ExportOptions { open: host::open_options(&disks.data)?, interrupted };
     let was_there = flags.metadata.symlink_metadata().is_ok();
     let exported = exported(flags, &mut disks, &options, directory, output);
     // What an interrupted hand-over has to go on with must stay.

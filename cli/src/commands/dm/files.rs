@@ -62,7 +62,10 @@ pub fn open_target(path: &Path, size: Option<Size>, force: bool) -> Result<File>
         return Err(Error::new(Kind::Exists, format!("'{}' is there already", path.display()))
             .hint("leave --size out to keep its size; --force takes it, and what it holds is lost"));
     }
-    let file = open_with(path, &options, true)?;
+    let file = open_with(path, &options, true).map_err(|error| match error.kind() {
+        Kind::NotFound => error.hint("check the path; --size makes a new file"),
+        _ => error,
+    })?;
     let is_empty = holds_nothing(&file)
         .map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
     if !force && !is_empty {
@@ -94,7 +97,7 @@ fn open_with(path: &Path, options: &OpenOptions, exclusive: bool) -> Result<File
                 .hint("deactivate the pool first, or read its metadata snapshot by --metadata-snapshot")
         }
         _ => match Error::io(format!("cannot open '{}'", path.display()), &cause) {
-            error if error.kind() == Kind::NotFound => error.hint("check the path; --size makes a new file"),
+            error if error.kind() == Kind::NotFound => error.hint("check the path"),
             error => error,
         },
     })

@@ -102,7 +102,7 @@ impl Import<'_> {
         read.map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
         let mark = import::imported_mark(&first[..]);
         if let Some(mark) = mark {
-            first = self.kept_first(&mark).ok_or_else(|| imported_before(path))?;
+            first = self.kept_first(&mark).ok_or_else(|| self.imported_before(&mark))?;
         }
         let source = WithFirst { rest: Watched::quiet(file), first };
         let opened = match self.flags.metadata_snapshot {
@@ -121,7 +121,21 @@ impl Import<'_> {
     }
 
     fn kept(&self) -> PathBuf {
-        self.directory.path().join("superblock.imported")
+        kept_superblock(self.directory)
+    }
+
+    /// Metadata that is made unusable, with nothing that brings it back.
+    fn imported_before(&self, mark: &Uuid) -> Error {
+        let given = self.directory.open_disks_read_only().ok();
+        let given = given.and_then(|mut disks| adopt::given(&mut disks.metadata).ok());
+        if given.is_some_and(|given| stamp(&given.mark()) == *mark) {
+            let message = format!(
+                "a revocation has made '{}' unusable, and did not come to its end",
+                self.path.display()
+            );
+            return Error::new(Kind::InUse, message).hint("run `vellum dm revoke --force` to its end");
+        }
+        used_up(&self.path)
     }
 
     /// What flags say wins over what is known of devices that were made while the kernel had the pool.
@@ -137,7 +151,7 @@ impl Import<'_> {
         Ok(ImportOptions {
             uuid: host::new_uuid()?,
             secret: host::new_secret()?,
-            nonce: host::open_options()?.nonce,
+            nonce: host::new_nonce()?,
             now_unix_s: host::now_unix_s(),
             names,
             sizes,
@@ -157,7 +171,14 @@ impl Import<'_> {
         let Disks { mut data, metadata: mut before } = directory.open_disks()?;
         let given = adopt::given(&mut before).map_err(|error| directory.explain(error))?;
         if mark.is_some_and(|mark| mark != stamp(&given.mark())) {
-            return Err(imported_before(&self.path));
+            return Err(used_up(&self.path));
+        }
+        if !self.flags.force {
+            import::refuse_other(thin, &given).map_err(|error| {
+                directory.explain(error).hint(
+                    "name the metadata that the kernel had last; --force takes any, and a wrong one mixes up volumes",
+                )
+            })?;
         }
         let place = NewPlace::of(&directory.metadata());
         let _ = std::fs::remove_file(&place.new);
@@ -263,12 +284,11 @@ impl Import<'_> {
                         error.hint("--copy makes a new pool and leaves the thin pool as it is")
                     }
                     (Kind::NoSpace, false) => error.hint("make it larger, or copy into a new pool by --copy"),
-                    (Kind::NoSpace, true) => error.hint("make the data file or device larger, and import again"),
-                    (Kind::Unsupported, true) => {
-                        error.hint("copy what is left into a pool in another directory: --pool, --data and --copy")
+                    (Kind::NoSpace, true) => {
+                        error.hint("make the data file or device larger, and import again")
                     }
-                    (Kind::Mismatch, true) => error.hint(
-                        "name the metadata that the kernel had last; --force takes any, and a wrong one mixes up volumes",
+                    (Kind::Unsupported, true) => error.hint(
+                        "copy what is left into a pool in another directory: --pool, --data and --copy",
                     ),
                     _ => error,
                 }
@@ -347,7 +367,12 @@ fn require_same(named: &Path, data: &Path) -> Result<()> {
     Err(Error::new(Kind::Mismatch, message).hint("leave --data out, or name another directory by --pool"))
 }
 
-fn imported_before(path: &Path) -> Error {
+/// What brings back a superblock that an import has made unusable, until the pool has its name.
+pub(super) fn kept_superblock(directory: &PoolDirectory) -> PathBuf {
+    directory.path().join("superblock.imported")
+}
+
+fn used_up(path: &Path) -> Error {
     Error::new(Kind::Exists, format!("'{}' was imported into a pool already", path.display()))
         .hint("use that pool, or name the metadata that the kernel had last")
 }

@@ -1,9 +1,12 @@
 //! `vellum dm revoke`: a hand-over that came to nothing, or whose metadata is lost, is undone.
 //!
-//! Owns what has to be certain before. The metadata that the kernel might take is made unusable first, so that never two have the pool.
+//! Owns what has to be certain before. Metadata that the kernel might take is made unusable first, so that not both have the pool. Where it is
+//! said to be lost, nobody can do that: whoever finds it again must not use it.
 
 use super::export::interrupted;
 use super::files;
+use super::given_files::GivenFiles;
+use super::import::kept_superblock;
 use crate::arguments::dm::DmRevoke;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -19,46 +22,93 @@ use vellum_dm_bridge::format::BLOCK_BYTES;
 use vellum_dm_bridge::{Metadata, import};
 use vellum_engine::adopt::{self, Given};
 use vellum_engine::hand_over;
+use vellum_engine::request::Uuid;
+use vellum_engine::units::VolumeId;
 
 pub fn run(flags: &DmRevoke, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::super::pool::refuse_served(directory)?;
     files::refuse_looped(&directory.data())?;
     let Disks { mut data, mut metadata } = directory.open_disks()?;
     let given = adopt::given(&mut metadata).map_err(|error| directory.explain(error))?;
-    let untouched = match &flags.metadata {
-        Some(path) => is_untouched(path, &given, flags.force)?,
-        None => false,
-    };
-    if !untouched && !flags.force {
-        return Err(may_have_written());
+    let known = GivenFiles::of(directory);
+    // What the directory knows may be lost.
+    let path = flags.metadata.clone().or_else(|| known.metadata().filter(|path| path.exists()));
+    let found = path.as_deref().map_or(Ok(Found::Nothing), |path| look_at(path, &given, directory))?;
+    match found {
+        Found::Mark | Found::Revoked => {}
+        Found::Other if flags.metadata.is_some() => return Err(other(path.as_deref())),
+        _ if !flags.force => return Err(may_have_written(&found)),
+        _ => {}
     }
-    // What was never finished nobody takes.
-    if let Some(path) = flags.metadata.as_ref().filter(|_| !untouched) {
+    if let (Found::Its, Some(path)) = (&found, &path) {
         make_unusable(path, &given)?;
     }
-    let nonce = host::open_options()?.nonce;
-    hand_over::revoke(&mut data, &mut metadata, nonce).map_err(|error| directory.explain(error))?;
-    output.result(&DmRevokeView { untouched }, text::revoke)
+    let is_untouched = matches!(found, Found::Mark);
+    let mut new_uuid = uuids(given.volumes.len())?;
+    let mut next_uuid = |_: VolumeId| new_uuid.pop().unwrap_or_default();
+    let new_uuid: Option<&mut dyn FnMut(VolumeId) -> Uuid> =
+        if is_untouched { None } else { Some(&mut next_uuid) };
+    hand_over::revoke(&mut data, &mut metadata, host::new_nonce()?, new_uuid)
+        .map_err(|error| directory.explain(error))?;
+    known.remove()?;
+    output.result(&DmRevokeView { untouched: is_untouched }, text::revoke)
 }
 
-/// Whether the mark of this hand-over stands where the superblock would: then the kernel has never had the pool. What is neither that nor the
-/// metadata of this hand-over is refused.
-fn is_untouched(path: &Path, given: &Given, force: bool) -> Result<bool> {
+/// What stands where the kernel's metadata would.
+enum Found {
+    /// There is no such file.
+    Nothing,
+    /// The mark of this hand-over: the kernel has never had the pool.
+    Mark,
+    /// The metadata of this hand-over.
+    Its,
+    /// That, made unusable by a revocation that did not come to its end.
+    Revoked,
+    /// Neither.
+    Other,
+}
+
+fn look_at(path: &Path, given: &Given, directory: &PoolDirectory) -> Result<Found> {
     files::refuse_looped(path)?;
     let file = files::open(path, false)?;
     if interrupted(path) == Some(given.mark()) {
-        return Ok(true);
+        return Ok(Found::Mark);
     }
-    let is_its = Metadata::open(&file).is_ok_and(|thin| thin.superblock().uuid == stamp(&given.mark()));
-    // Made unusable by a revocation that was interrupted.
-    let was_its = import::imported_mark(&first_block(&file)?) == Some(stamp(&given.mark()));
-    match is_its || was_its || !force {
-        true => Ok(false),
-        false => Err(Error::new(
-            Kind::Mismatch,
-            format!("'{}' is not the metadata that the pool was given away with", path.display()),
-        )
-        .hint("name that, or leave --metadata out if it is lost")),
+    let stamp = stamp(&given.mark());
+    if import::imported_mark(&first_block(&file)?) == Some(stamp) {
+        return match kept_superblock(directory).exists() {
+            true => Err(Error::new(
+                Kind::InUse,
+                "the pool is being taken back by an import, which was interrupted",
+            )
+            .hint("run that again to its end")),
+            false => Ok(Found::Revoked),
+        };
+    }
+    let is_its = Metadata::open(&file).is_ok_and(|thin| thin.superblock().uuid == stamp);
+    Ok(if is_its { Found::Its } else { Found::Other })
+}
+
+fn uuids(count: usize) -> Result<Vec<Uuid>> {
+    (0..count).map(|_| host::new_uuid()).collect()
+}
+
+fn other(path: Option<&Path>) -> Error {
+    let path = path.unwrap_or(Path::new("")).display();
+    Error::new(Kind::Mismatch, format!("'{path}' is not the metadata that the pool was given away with"))
+        .hint("name that, or leave --metadata out if it is lost")
+}
+
+fn may_have_written(found: &Found) -> Error {
+    let error = Error::new(Kind::InUse, "the kernel may have had the pool, and written to it");
+    match found {
+        Found::Its => error.hint(
+            "take it back by `vellum dm import`; --force gives up what the kernel has written, and snapshots get new uuids",
+        ),
+        _ => error.hint(
+            "name what was to be the kernel's metadata by --metadata: it may say that the kernel never had the pool; \
+             only if it is lost, add --force: what the kernel has written is lost then",
+        ),
     }
 }
 
@@ -67,12 +117,6 @@ fn first_block(file: &File) -> Result<[u8; BLOCK_BYTES]> {
     let read = file.read_exact_at(&mut first, 0);
     read.map_err(|cause| Error::io("cannot read the kernel's metadata", &cause))?;
     Ok(first)
-}
-
-fn may_have_written() -> Error {
-    Error::new(Kind::InUse, "the kernel may have had the pool, and written to it").hint(
-        "take it back by `vellum dm import`; only if the kernel's metadata is lost, add --force: what it has written is lost then",
-    )
 }
 
 /// The kernel cannot take it any more, nor does an export go on with it.
