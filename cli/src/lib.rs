@@ -15,6 +15,7 @@ pub mod host;
 pub mod manage;
 pub mod names;
 pub mod new_metadata;
+mod next_step;
 pub mod output;
 pub mod patterns;
 pub mod pool_directory;

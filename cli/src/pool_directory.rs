@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::host;
+use crate::next_step;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::ErrorKind as Cause;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
@@ -72,6 +73,11 @@ impl PoolDirectory {
     /// The metadata file, or a link to it.
     pub fn metadata(&self) -> PathBuf {
         self.path.join("metadata")
+    }
+
+    /// A link to the kernel's metadata, while the kernel has the pool.
+    pub fn thin_metadata(&self) -> PathBuf {
+        self.path.join("thin-metadata")
     }
 
     /// Where NBD clients connect unless told otherwise.
@@ -383,9 +389,7 @@ impl PoolDirectory {
 
     fn in_use_hint(&self) -> String {
         match self.owner() {
-            Some(owner) if owner.kernel => {
-                "`vellum dm activate` makes its volumes devices, `vellum dm deactivate` takes the pool back, or `vellum dm import` if something else had it active; if `vellum dm export` was interrupted, run it again to its end, or take the pool back by `vellum dm revoke`".to_owned()
-            }
+            Some(owner) if owner.kernel => next_step::of(&self.path, &self.thin_metadata()),
             Some(owner) => format!(
                 "process {} on '{}' has the pool: stop it, or wait until it is done",
                 owner.pid, owner.host

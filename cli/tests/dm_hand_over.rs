@@ -143,6 +143,8 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     file.write_all_at(&first, 0).unwrap();
     let error = bench.fails(Kind::Unsupported, &["dm", "import", "--metadata", &thin]);
     assert!(error.contains("no dm-thin metadata"), "{error}");
+    let error = bench.fails(Kind::InUse, &["pool", "status"]);
+    assert!(error.contains("`vellum dm export` was interrupted") && error.contains(&thin), "{error}");
     bench.ok(&["dm", "export", "--metadata", &thin]);
     assert_eq!(bench.json(&["dm", "check", &thin])["clean"], true);
     // As if it had gone before the new metadata had its name.
@@ -154,6 +156,9 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     // Without what an import keeps, only a revocation can have done that.
     let error = bench.fails(Kind::InUse, &["dm", "import", "--metadata", &thin]);
     assert!(error.contains("dm revoke"), "{error}");
+    std::os::unix::fs::symlink(&thin, bench.pool().join("thin-metadata")).unwrap();
+    let error = bench.fails(Kind::InUse, &["pool", "status"]);
+    assert!(error.contains("`vellum dm revoke --force` was interrupted"), "{error}");
     // It is kept with the mark that took its place.
     let mut marked = vec![0; 4096];
     file.read_exact_at(&mut marked, 0).unwrap();
@@ -163,6 +168,8 @@ fn an_interrupted_export_goes_on_and_an_interrupted_import_begins_again() {
     bench.fails(Kind::InUse, &["dm", "import", "--metadata", &thin]);
     let kept_bytes = [&superblock[..], &mark].concat();
     fs::write(&kept, &kept_bytes).unwrap();
+    let error = bench.fails(Kind::InUse, &["pool", "status"]);
+    assert!(error.contains("`vellum dm import` was interrupted"), "{error}");
     bench.ok(&["dm", "import", "--metadata", &thin]);
     // What came back once does not come back for a later giving away.
     let other = bench.path("other").display().to_string();

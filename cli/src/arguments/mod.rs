@@ -72,7 +72,7 @@ pub enum Command {
     /// Nothing of it can be seen before all of it has arrived and is proven. What was received is a snapshot, for it is
     /// what later streams start from; `vellum clone create` makes a volume of it.
     Receive(transfer::ReceiveArguments),
-    /// Check, dump and restore metadata of the kernel's dm-thin.
+    /// Give the pool to the kernel's dm-thin and take thin pools; check, dump and restore its metadata.
     #[command(subcommand)]
     Dm(dm::DmCommand),
     /// Serve all volumes and snapshots over NBD.

@@ -35,21 +35,21 @@ struct NewThins {
 
 /// The two files.
 pub struct GivenFiles<'d> {
-    directory: &'d Path,
+    directory: &'d PoolDirectory,
 }
 
 impl<'d> GivenFiles<'d> {
     /// Those of this pool.
     pub fn of(directory: &'d PoolDirectory) -> Self {
-        Self { directory: directory.path() }
+        Self { directory }
     }
 
     fn link(&self) -> PathBuf {
-        self.directory.join("thin-metadata")
+        self.directory.thin_metadata()
     }
 
     fn names(&self) -> PathBuf {
-        self.directory.join("thin-devices.json")
+        self.directory.path().join("thin-devices.json")
     }
 
     /// The kernel's metadata, as far as the pool's directory knows it.
@@ -76,7 +76,7 @@ impl<'d> GivenFiles<'d> {
         if self.metadata().as_ref() == Some(&target) {
             return Ok(());
         }
-        let new = self.directory.join("thin-metadata.new");
+        let new = self.directory.path().join("thin-metadata.new");
         remove(&new).map_err(cannot)?;
         let linked =
             std::os::unix::fs::symlink(&target, &new).and_then(|()| std::fs::rename(&new, self.link()));
@@ -105,7 +105,7 @@ impl<'d> GivenFiles<'d> {
         let thins = NewThins { pool: uuid_text(&given.pool), incarnation: given.incarnation.0, devices };
         let text = serde_json::to_vec(&thins)
             .map_err(|cause| Error::new(Kind::Failure, format!("cannot write JSON: {cause}")))?;
-        let new = self.directory.join("thin-devices.json.new");
+        let new = self.directory.path().join("thin-devices.json.new");
         let written = File::create(&new).and_then(|mut file| {
             file.write_all(&text)?;
             file.sync_all()?;
@@ -124,7 +124,7 @@ impl<'d> GivenFiles<'d> {
     }
 
     fn sync(&self) -> io::Result<()> {
-        File::open(self.directory)?.sync_all()
+        File::open(self.directory.path())?.sync_all()
     }
 }
 
