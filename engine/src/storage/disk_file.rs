@@ -110,6 +110,7 @@ impl DiskFile {
         let path = path.as_ref();
         let file = open_file(path, OpenOptions::new().read(true), OFlags::empty())?;
         lock(path, file.try_lock_shared())?;
+        require_same(path, &file)?;
         Self::with_mode(path, file, CacheMode::Writeback)
     }
 
