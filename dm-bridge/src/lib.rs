@@ -12,6 +12,7 @@ pub mod export;
 pub mod format;
 pub mod import;
 mod reader;
+mod search;
 mod stream;
 mod tree;
 mod writer;
