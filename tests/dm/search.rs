@@ -30,7 +30,8 @@ fn mappings(pool: &Pool) -> Mappings {
 /// A pool with deep enough trees: devices with scattered mappings, snapshots that share nodes, small ones.
 fn pool(rng: &mut Rng) -> Pool {
     if rng.one_in(4) {
-        return random(rng.below(1000) * 4 + 1);
+        let small = |pool: &Pool| pool.mappings() < 20_000;
+        return (rng.below(1000)..).map(random).find(small).expect("many are small");
     }
     let mut pool = Pool { header: header(12_000), devices: Vec::new() };
     let (mut id, mut next, mut before) = (0, 0, Vec::new());
@@ -114,7 +115,9 @@ fn victim(image: &Image, used: u64, rng: &mut Rng) -> u64 {
 fn damage(image: &mut Image, stale: &mut Image, before: &[u8], used: u64, rng: &mut Rng) {
     let victims: Vec<_> = (0..rng.between(1, 5)).map(|_| victim(image, used, rng)).collect();
     for block in victims {
-        match rng.below(4) {
+        let kind = rng.below(4);
+        eprintln!("DBG {kind} block {block}");
+        match kind {
             0 => image.bytes[place(block)].fill(0),
             1 => image.bytes[place(block)][rng.below(4096) as usize] ^= 1 << rng.below(8),
             2 => {
@@ -216,6 +219,16 @@ fn what_is_found_is_right() {
             let mut given = Pool::default();
             let salvage = metadata.copy_to(&mut given).expect("memory takes it");
             let name = format!("seed {seed}, turn {turn}");
+            eprintln!(
+                "DBG {name} roots {:?} found {:?} lost {:?} {:?}",
+                (0..whole.u32(whole.superblock().mapping_root, 16))
+                    .map(|i| whole.device_root(i as usize))
+                    .collect::<Vec<_>>(),
+                salvage.found,
+                salvage.devices,
+                salvage.device_numbers
+            );
+            eprintln!("DBG superblock {:?} used {used}", whole.superblock());
             let now_found: u64 = salvage.found.iter().map(|(_, found)| found).sum();
             missing += compare(&name, &original, &pointed_at(&stale), &mappings(&given), &salvage);
             of += now.mappings();

@@ -9,7 +9,7 @@ use super::space::Counts;
 use super::survey::{Hole, Role, Survey};
 use super::{Graft, Head};
 use crate::device::Source;
-use crate::format::BtreeNode;
+use crate::format::{BlockTime, BtreeNode, max_entries};
 use crate::tree::DEPTH_MAX;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
@@ -38,6 +38,13 @@ pub(super) fn roots(heads: &[Lost], rootless: &BTreeMap<u32, u64>) -> FxHashMap<
     roots
 }
 
+/// Whether all trees have what their devices count.
+pub(super) fn are_exact<S>(survey: &Survey<'_, S>, trees: &[Tree]) -> bool {
+    trees.iter().all(|(root, mapped)| {
+        survey.nodes.get(root).is_some_and(|node| !node.has_holes && Some(node.entries) == *mapped)
+    })
+}
+
 /// What belongs into the holes of the mappings.
 pub(super) fn grafts<S: Source>(
     survey: &Survey<'_, S>,
@@ -46,28 +53,29 @@ pub(super) fn grafts<S: Source>(
     trees: &[Tree],
 ) -> Grafts {
     let mut grafts = forced(survey, counts, heads);
-    let mut trees: Vec<_> = trees.iter().filter(|(root, _)| has_holes(survey, *root)).copied().collect();
+    let mut trees = trees.to_vec();
     trees.sort_unstable();
     trees.dedup();
     // A node that is in another tree too has only its count in the space map to say that it belongs here: not enough, unless
     // the details say so, too.
-    let verdicts = Verdicts::of(survey, &grafts, &trees);
+    let verdicts = Verdicts::of(survey, counts, &grafts, &trees);
     for (block, graft) in &mut grafts {
-        let is_proven = verdicts.exact.contains(block) && !verdicts.too_much.contains(block);
-        graft.heads.retain(|head| is_proven || survey.nodes[&head.block].is_orphan);
+        let is_exact = verdicts.is_exact(*block);
+        graft.heads.retain(|head| is_exact || survey.nodes[&head.block].is_orphan);
     }
-    let verdicts = Verdicts::of(survey, &grafts, &trees);
-    grafts.retain(|block, graft| !graft.heads.is_empty() && !verdicts.too_much.contains(block));
-    let verdicts = Verdicts::of(survey, &grafts, &trees);
-    grafts.retain(|block, _| !verdicts.too_much.contains(block));
-    for (block, graft) in &mut grafts {
-        graft.is_complete = verdicts.exact.contains(block);
+    grafts.retain(|_, graft| !graft.heads.is_empty());
+    // What goes may have been what others were believed for.
+    loop {
+        let verdicts = Verdicts::of(survey, counts, &grafts, &trees);
+        let before = grafts.len();
+        grafts.retain(|block, graft| {
+            graft.is_complete = verdicts.is_exact(*block);
+            graft.is_complete || verdicts.may_be_part(*block)
+        });
+        if grafts.len() == before {
+            return grafts;
+        }
     }
-    grafts
-}
-
-fn has_holes<S>(survey: &Survey<'_, S>, root: u64) -> bool {
-    survey.nodes.get(&root).is_none_or(|node| node.has_holes)
 }
 
 /// Heads in the holes where they must be.
@@ -107,52 +115,107 @@ fn are_apart<S>(survey: &Survey<'_, S>, heads: &[Head]) -> bool {
     heads.windows(2).all(|pair| survey.nodes[&pair[0].block].last < pair[1].first)
 }
 
-/// Holes with what was found for them, by what that makes of a device which has them.
+/// How well what devices have agrees with what their details count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Exact,
+    /// Some is missing, not more than the leaves that are lost can have had.
+    Leaves,
+    /// Some is missing, or that is not known.
+    Part,
+    /// More than there can be, or it cannot be counted.
+    TooMuch,
+}
+
+/// Verdicts about all trees, and about those in which a hole is.
 #[derive(Default)]
 struct Verdicts {
-    /// It has all the mappings that it should have.
-    exact: FxHashSet<u64>,
-    /// It has more, or cannot be counted.
-    too_much: FxHashSet<u64>,
+    all: Tally,
+    by_hole: FxHashMap<u64, Tally>,
+    /// Trees were left out.
+    is_short: bool,
+}
+
+/// Numbers of trees by their verdict.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    exact: u64,
+    leaves: u64,
+    part: u64,
+    too_much: u64,
+}
+
+impl Tally {
+    fn add(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Exact => self.exact += 1,
+            Verdict::Leaves => self.leaves += 1,
+            Verdict::Part => self.part += 1,
+            Verdict::TooMuch => self.too_much += 1,
+        }
+    }
 }
 
 impl Verdicts {
-    fn of<S: Source>(survey: &Survey<'_, S>, grafts: &Grafts, trees: &[Tree]) -> Self {
+    fn of<S: Source>(survey: &Survey<'_, S>, counts: &Counts, grafts: &Grafts, trees: &[Tree]) -> Self {
         let mut verdicts = Self::default();
         let mut steps_left = STEPS_MAX;
         for (root, mapped) in trees {
-            let mut sum =
-                Sum { survey, grafts, steps_left, entries: 0, empty_holes: 0, holes: FxHashSet::default() };
+            let holes = FxHashSet::default();
+            let mut sum = Sum { survey, counts, grafts, steps_left, entries: 0, leaves: 0, others: 0, holes };
             let is_countable = sum.add(*root, 0).is_some();
             steps_left = sum.steps_left;
-            let (entries, least) = (sum.entries, sum.entries.saturating_add(sum.empty_holes));
-            if !is_countable || mapped.is_some_and(|mapped| least > mapped) {
-                verdicts.too_much.extend(sum.holes);
-            } else if *mapped == Some(entries) {
-                verdicts.exact.extend(sum.holes);
-            }
+            let verdict = if is_countable { sum.verdict(*mapped) } else { Verdict::TooMuch };
+            verdicts.all.add(verdict);
+            sum.holes.iter().for_each(|hole| verdicts.by_hole.entry(*hole).or_default().add(verdict));
         }
-        // What was not reached cannot be believed.
-        if steps_left == 0 {
-            verdicts.too_much.extend(grafts.keys());
-        }
+        verdicts.is_short = steps_left == 0;
         verdicts
+    }
+
+    /// Whether a device with this hole has all its mappings, and other devices lack no more than leaves. If one
+    /// lacked an inner node and did not say so, what is below that could have come here.
+    fn is_exact(&self, hole: u64) -> bool {
+        let Some(tally) = self.by_hole.get(&hole).filter(|_| !self.is_short) else { return false };
+        tally.exact > 0 && tally.too_much == 0 && self.all.part + self.all.too_much == tally.part
+    }
+
+    /// Whether no device without this hole lacks anything.
+    fn may_be_part(&self, hole: u64) -> bool {
+        let Some(tally) = self.by_hole.get(&hole).filter(|_| !self.is_short) else { return false };
+        let inexact = |tally: &Tally| tally.leaves + tally.part + tally.too_much;
+        tally.too_much == 0 && inexact(&self.all) == inexact(tally)
     }
 }
 
 /// What a device has, with what was found. Counting ends with `None` where a node is twice in one tree.
 struct Sum<'g, 's, S> {
     survey: &'g Survey<'s, S>,
+    counts: &'g Counts,
     grafts: &'g Grafts,
     steps_left: u64,
     entries: u64,
-    /// Holes in which nothing was found. Each had at least one mapping.
-    empty_holes: u64,
+    /// Lost leaves, for which nothing can be found. Each had at least one mapping.
+    leaves: u64,
+    /// Other holes for which nothing was found.
+    others: u64,
     /// Holes for which something was found.
     holes: FxHashSet<u64>,
 }
 
 impl<S: Source> Sum<'_, '_, S> {
+    fn verdict(&self, mapped: Option<u64>) -> Verdict {
+        let least = self.entries.saturating_add(self.leaves + self.others);
+        let most = self.entries.saturating_add(self.leaves * max_entries(BlockTime::BYTES) as u64);
+        match mapped {
+            None => Verdict::Part,
+            Some(mapped) if mapped < least => Verdict::TooMuch,
+            Some(mapped) if mapped == self.entries => Verdict::Exact,
+            Some(mapped) if mapped <= most && self.others == 0 && self.holes.is_empty() => Verdict::Leaves,
+            Some(_) => Verdict::Part,
+        }
+    }
+
     fn add(&mut self, block: u64, depth: usize) -> Option<()> {
         self.steps_left = self.steps_left.saturating_sub(1);
         if depth > DEPTH_MAX || self.steps_left == 0 {
@@ -169,7 +232,12 @@ impl<S: Source> Sum<'_, '_, S> {
     fn hole(&mut self, block: u64, depth: usize) -> Option<()> {
         let grafts = self.grafts;
         let Some(graft) = grafts.get(&block) else {
-            self.empty_holes += 1;
+            let is_leaf = self
+                .survey
+                .holes
+                .get(&block)
+                .is_some_and(|hole| self.survey.room(block, hole, self.counts).is_none());
+            *(if is_leaf { &mut self.leaves } else { &mut self.others }) += 1;
             return Some(());
         };
         if !self.holes.insert(block) {

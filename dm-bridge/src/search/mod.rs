@@ -84,6 +84,7 @@ pub(crate) fn search<S: Source>(blocks: &Blocks<S>, live: &Superblock, reads_sna
         return Found { grafts: assign::grafts(&survey, &counts, &heads, &trees), ..Found::default() };
     }
     // Any head may be the root of a device, or what is left of it. Only if all are roots it can be told whose they are.
+    let is_exact = listed.iter().all(|listed| assign::are_exact(&survey, &listed.trees));
     let read = if reads_snapshot { listed.pop() } else { listed.into_iter().next() };
     let rootless_read = read.map(|listed| listed.rootless).unwrap_or_default();
     let are_roots =
