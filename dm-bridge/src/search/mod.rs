@@ -87,8 +87,10 @@ pub(crate) fn search<S: Source>(blocks: &Blocks<S>, live: &Superblock, reads_sna
     let is_exact = listed.iter().all(|listed| assign::are_exact(&survey, &listed.trees));
     let read = if reads_snapshot { listed.pop() } else { listed.into_iter().next() };
     let rootless_read = read.map(|listed| listed.rootless).unwrap_or_default();
-    let are_roots =
-        rootless == rootless_read.len() && !survey.has_holders(&counts) && survey.explains(&counts);
+    let are_roots = rootless == rootless_read.len()
+        && is_exact
+        && !survey.has_holders(&counts)
+        && survey.explains(&counts);
     let roots = if are_roots { assign::roots(&heads, &rootless_read) } else { FxHashMap::default() };
     Found { roots, ..Found::default() }
 }
