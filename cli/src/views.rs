@@ -9,8 +9,8 @@ mod space;
 mod usage;
 
 pub use dm::{
-    DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
-    DmLostView, DmRestoreView, DmRevokeView, DmThinView,
+    DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmFoundView, DmImportView,
+    DmImportedView, DmLostView, DmRestoreView, DmRevokeView, DmThinView,
 };
 pub use properties::{NoSpaceView, PropertiesView, SettingsView};
 pub use space::{MetadataState, Shortage, SpaceState};

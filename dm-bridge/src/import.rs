@@ -118,7 +118,7 @@ pub fn adopt<S: Source>(
         return Err(PoolError::new(PoolKind::Unsupported, message).into());
     }
     if !census.salvage.is_whole() && !options.accepts_loss {
-        let message = "not all of the metadata can be read, and in place a pool would write over what the lost part maps: \
+        let message = "not all of the metadata can be read where it should stand, and in place a pool would write over what the lost part maps: \
                        copy what is left into a pool of its own (`--copy`)";
         return Err(PoolError::new(PoolKind::Unsupported, message).into());
     }

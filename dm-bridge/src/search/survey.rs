@@ -162,12 +162,13 @@ impl<'a, S: Source> Survey<'a, S> {
         self.holes.values().any(|hole| matches!(hole.role, Role::Devices | Role::Mappings))
     }
 
-    /// Whether the pointers to a hole cannot be right: no node was ever there, or it is another one's.
+    /// Whether a pointer to a hole cannot be right: no node was ever there, it is another one's, or it has not so many owners.
     pub fn is_misled(&self, block: u64, counts: &SpaceCounts) -> bool {
+        let places = self.holes.get(&block).map_or(0, |hole| hole.places);
         block >= self.parents.len() as u64
             || self.nodes.contains_key(&block)
             || self.parents[block as usize] > 0
-            || counts.get(block) == Some(0)
+            || counts.get(block).is_some_and(|count| count < places)
     }
 
     /// The greatest height that a node has which belongs into a hole; `None` if there can be none, as below a leaf.
