@@ -48,6 +48,25 @@ struct Frame {
     last: u64,
 }
 
+/// Keys of which only a part was found. All between the leaves is lost: what stands above them may have been another state's.
+struct Part {
+    /// Nodes above it.
+    depth: usize,
+    /// Behind the last leaf, if anything is.
+    free_from: Option<u64>,
+    last: u64,
+    error: Error,
+}
+
+impl Part {
+    /// The same error, once more.
+    fn error(&self) -> Error {
+        let place = self.error.place();
+        let byte = place.byte.unwrap_or_default() as usize;
+        Error::damaged(place.block.unwrap_or_default(), byte, self.error.message())
+    }
+}
+
 pub(crate) struct TreeWalk<'a, S> {
     blocks: &'a Blocks<S>,
     value_bytes: usize,
@@ -56,13 +75,23 @@ pub(crate) struct TreeWalk<'a, S> {
     leaf_depth: Option<usize>,
     lost: Option<Vec<LostKeys>>,
     found: Option<&'a Found>,
+    part: Option<Part>,
 }
 
 impl<'a, S: Source> TreeWalk<'a, S> {
     /// Starts left of the tree at `root`. A lenient walk goes around damage and remembers it.
     pub fn new(blocks: &'a Blocks<S>, root: u64, value_bytes: usize, lenient: bool) -> Self {
         let lost = lenient.then(Vec::new);
-        Self { blocks, value_bytes, root: Some(root), stack: Vec::new(), leaf_depth: None, lost, found: None }
+        Self {
+            blocks,
+            value_bytes,
+            root: Some(root),
+            stack: Vec::new(),
+            leaf_depth: None,
+            lost,
+            found: None,
+            part: None,
+        }
     }
 
     /// Puts what a search has found in the place of what is lost.
@@ -87,10 +116,13 @@ impl<'a, S: Source> TreeWalk<'a, S> {
             let Some((block, first, last)) = self.next_child() else { return Ok(None) };
             match self.visit(block, first, last) {
                 Ok(Some(node)) if node.is_empty() => {}
-                Ok(Some(node)) => return Ok(Some((block, node))),
+                Ok(Some(node)) => {
+                    self.lose_before(node.key(0), node.key(node.len() - 1));
+                    return Ok(Some((block, node)));
+                }
                 Ok(None) => {}
                 Err(error) => match self.found_for(block, first, last) {
-                    Some(graft) => self.graft(graft, first, last, &error),
+                    Some(graft) => self.graft(graft, first, last, error),
                     None => self.lose(first, last, error)?,
                 },
             }
@@ -104,6 +136,7 @@ impl<'a, S: Source> TreeWalk<'a, S> {
         }
         while self.stack.last()?.at == self.stack.last()?.below.len() {
             self.stack.pop();
+            self.end_part();
         }
         let frame = self.stack.last_mut()?;
         let (at, below) = (frame.at, &frame.below);
@@ -138,30 +171,41 @@ impl<'a, S: Source> TreeWalk<'a, S> {
         graft.heads.iter().all(|head| (first..=last).contains(&head.first)).then_some(graft)
     }
 
-    /// Goes on with what was found. Unless it is complete, what is between is lost as before.
-    fn graft(&mut self, graft: &Graft, first: u64, last: u64, error: &Error) {
-        let mut free_from = Some(first);
-        for head in &graft.heads {
-            if let Some(from) = free_from.filter(|from| *from < head.first) {
-                self.lose_between(graft, from, head.first - 1, error);
-            }
-            free_from = head.last.checked_add(1);
-        }
-        if let Some(from) = free_from.filter(|from| *from <= last) {
-            self.lose_between(graft, from, last, error);
+    /// Goes on with what was found.
+    fn graft(&mut self, graft: &Graft, first: u64, last: u64, error: Error) {
+        let depth = self.stack.len();
+        if !graft.is_complete && self.part.is_none() {
+            self.part = Some(Part { depth, free_from: Some(first), last, error });
         }
         self.stack.push(Frame { below: Below::Found(graft.heads.clone()), at: 0, last });
     }
 
-    fn lose_between(&mut self, graft: &Graft, first: u64, last: u64, error: &Error) {
-        let Some(lost) = self.lost.as_mut().filter(|_| !graft.is_complete) else { return };
-        let place = error.place();
-        let (block, byte) = (place.block.unwrap_or_default(), place.byte.unwrap_or_default());
-        lost.push(LostKeys { first, last, error: Error::damaged(block, byte as usize, error.message()) });
+    /// Before a leaf with these keys, what is not found is lost.
+    fn lose_before(&mut self, first: u64, last: u64) {
+        let Some(part) = &mut self.part else { return };
+        let from = std::mem::replace(&mut part.free_from, last.checked_add(1));
+        if let (Some(from), Some(lost)) = (from.filter(|from| *from < first), &mut self.lost) {
+            lost.push(LostKeys { first: from, last: first - 1, error: part.error() });
+        }
+    }
+
+    fn end_part(&mut self) {
+        let Some(Part { free_from, last, error, .. }) =
+            self.part.take_if(|part| part.depth >= self.stack.len())
+        else {
+            return;
+        };
+        if let (Some(first), Some(lost)) = (free_from.filter(|from| *from <= last), &mut self.lost) {
+            lost.push(LostKeys { first, last, error });
+        }
     }
 
     fn lose(&mut self, first: u64, last: u64, error: Error) -> Result<()> {
         let Some(lost) = self.lost.as_mut() else { return Err(error) };
+        // There it is told with what is around it.
+        if self.part.is_some() {
+            return Ok(());
+        }
         lost.push(LostKeys { first, last, error });
         Ok(())
     }

@@ -91,11 +91,7 @@ fn forced<S: Source>(survey: &Survey<'_, S>, counts: &Counts, heads: &[Lost]) ->
         let fits = holders.iter().filter(|(_, hole, room)| may_stand(head, hole, *room));
         let fits: Vec<u64> = fits.map(|(block, ..)| *block).take(head.owners as usize + 1).collect();
         if fits.len() == head.owners as usize {
-            let head = Head {
-                block: head.block,
-                first: head.node.first,
-                last: if head.node.is_open { u64::MAX } else { head.node.last },
-            };
+            let head = Head { block: head.block, first: head.node.first };
             fits.iter().for_each(|hole| grafts.entry(*hole).or_default().heads.push(head));
         }
     }

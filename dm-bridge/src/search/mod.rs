@@ -23,8 +23,6 @@ use survey::Survey;
 pub(crate) struct Head {
     pub block: u64,
     pub first: u64,
-    /// The last key below it; what is behind, up to the next one, is not known.
-    pub last: u64,
 }
 
 /// What was found for a hole, in the order of keys.

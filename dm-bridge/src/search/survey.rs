@@ -45,8 +45,6 @@ pub(super) struct Node {
     pub is_orphan: bool,
     /// Whether some of it is lost.
     pub has_holes: bool,
-    /// Whether what is lost is at its end.
-    pub is_open: bool,
     pub entries: u64,
     pub first: u64,
     pub last: u64,
@@ -270,7 +268,6 @@ impl<'a, S: Source> Survey<'a, S> {
             levels: 1,
             is_orphan: self.in_orphans,
             has_holes: false,
-            is_open: false,
             entries: node.len() as u64,
             first: end.map_or(0, |_| node.key(0)),
             last: end.map_or(0, |end| node.key(end)),
@@ -285,7 +282,6 @@ impl<'a, S: Source> Survey<'a, S> {
             levels: 1,
             is_orphan: self.in_orphans,
             has_holes: false,
-            is_open: false,
             entries: 0,
             first: node.key(0),
             last: node.key(node.len() - 1),
@@ -295,7 +291,6 @@ impl<'a, S: Source> Survey<'a, S> {
             let below = Position { first: node.key(at), last, depth: position.depth + 1 };
             let Some(child) = self.visit(node.value_u64(at), role, below) else {
                 missing.push(node.value_u64(at));
-                summary.is_open = true;
                 continue;
             };
             heights.push(child.height);
@@ -303,7 +298,6 @@ impl<'a, S: Source> Survey<'a, S> {
             summary.entries = summary.entries.saturating_add(child.entries);
             summary.last = summary.last.max(child.last);
             summary.has_holes |= child.has_holes;
-            summary.is_open = child.is_open;
         }
         summary.has_holes |= !missing.is_empty();
         heights.dedup();
