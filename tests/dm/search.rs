@@ -151,7 +151,8 @@ fn pointed_at(image: &Image) -> Mappings {
     all
 }
 
-/// What stands in the leaves of each device that are stale, and the keys that these leaves speak for.
+/// What stands in the leaves of each device that are stale, if the right leaf has the same data blocks; and the keys that these leaves
+/// speak for.
 fn in_stale_leaves(whole: &Image, stale: &Image) -> (Mappings, BTreeMap<u32, Vec<RangeInclusive<u64>>>) {
     let (mut all, mut spans) = (Mappings::new(), BTreeMap::new());
     for at in 0..whole.u32(whole.superblock().mapping_root, 16) as usize {
@@ -162,8 +163,12 @@ fn in_stale_leaves(whole: &Image, stale: &Image) -> (Mappings, BTreeMap<u32, Vec
         });
         for leaf in leaves.into_iter().filter(|leaf| whole.block(*leaf) != stale.block(*leaf)) {
             let mut entries = BTreeMap::new();
+            let mut blocks = BTreeSet::new();
+            below(whole, leaf, 0, u64::MAX, &mut |_, _, value| {
+                blocks.insert(value >> 24);
+            });
             below(stale, leaf, 0, u64::MAX, &mut |at, key, value| {
-                if at == leaf {
+                if at == leaf && blocks.contains(&(value >> 24)) {
                     entries.insert(key, (value >> 24, (value & 0xff_ffff) as u32));
                 }
             });
@@ -348,4 +353,44 @@ fn a_metadata_snapshot_keeps_what_is_its_own() {
         let (given, salvage) = broken(&blocks);
         assert_eq!((given[&2].len(), salvage.found), (0, vec![]));
     }
+}
+
+/// Two devices with the same virtual blocks and different data, in three leaves each.
+fn twins() -> Image {
+    let mut pool = Pool { header: header(4000), devices: Vec::new() };
+    for (id, from) in [(1, 0), (2, 1000)] {
+        let scattered: Vec<_> = (0..600).map(|at| run(at * 2, from + at, 1, 0)).collect();
+        pool.add(id, &scattered);
+    }
+    Image { bytes: write(&pool, 1 << 20, Packing::Full).0 }
+}
+
+#[test]
+fn a_leaf_that_another_device_hides_is_not_taken() {
+    let mut image = twins();
+    let (whole, _) = read(&image);
+    let roots = [image.device_root(0), image.device_root(1)];
+    let leaf = image.child(roots[0], 1);
+    // An older root of the second device would not lead to its second leaf, and say nothing about it.
+    image.change(roots[1], |node| {
+        node.copy_within(48..56, 40);
+        node.copy_within(2048 + 16..2048 + 24, 2048 + 8);
+    });
+    image.put_u32(roots[1], 16, 2);
+    zero(&mut image, roots[0]);
+    // Now the second leaf of the second device has just the keys, and the number of them, that the first device lacks.
+    zero(&mut image, leaf);
+    let (given, salvage) = read(&image);
+    let wrong = given[&1].iter().find(|(at, value)| whole[&1][at] != **value);
+    assert_eq!((wrong, salvage.found), (None, vec![]));
+}
+
+#[test]
+fn what_could_be_either_devices_stays_lost() {
+    let mut image = twins();
+    let roots = [image.device_root(0), image.device_root(1)];
+    roots.iter().for_each(|root| zero(&mut image, *root));
+    let (given, salvage) = read(&image);
+    assert_eq!((given[&1].len(), given[&2].len(), salvage.found.len()), (0, 0, 0));
+    assert_eq!(salvage.devices.len(), 2);
 }
