@@ -19,8 +19,7 @@ use std::sync::OnceLock;
 pub struct Metadata<S> {
     blocks: Blocks<S>,
     superblock: Superblock,
-    /// The pool's own superblock, if the other one is the metadata snapshot's.
-    live: Option<Superblock>,
+    is_snapshot: bool,
     nr_data_blocks: u64,
     lenient: bool,
     found: OnceLock<Found>,
@@ -86,15 +85,22 @@ impl<S: Source> Metadata<S> {
         let live = Superblock::decode(&*blocks.read(0)?, 0)?;
         // The snapshot's own space maps are zeros, and devices only grow.
         let nr_data_blocks = live.data_space_map.nr_blocks;
-        let (superblock, live) = match (snapshot, live.held_root) {
-            (false, _) => (live, None),
-            (true, Some(root)) => (Superblock::decode(&*blocks.read(root)?, root)?, Some(live)),
+        let superblock = match (snapshot, live.held_root) {
+            (false, _) => live,
+            (true, Some(root)) => Superblock::decode(&*blocks.read(root)?, root)?,
             (true, None) => return Err(Error::new(ErrorKind::Invalid, "the pool has no metadata snapshot")),
         };
-        Ok(Self { blocks, superblock, live, nr_data_blocks, lenient: false, found: OnceLock::new() })
+        Ok(Self {
+            blocks,
+            superblock,
+            is_snapshot: snapshot,
+            nr_data_blocks,
+            lenient: false,
+            found: OnceLock::new(),
+        })
     }
 
-    /// Reads past damage from now on.
+    /// Reads past damage from now on, and searches for what nothing leads to any more if something is lost.
     pub fn lenient(mut self) -> Self {
         self.lenient = true;
         self
@@ -102,8 +108,9 @@ impl<S: Source> Metadata<S> {
 
     /// What lenient reading has found by searching; it searches when this is first asked.
     fn found(&self) -> Option<&Found> {
-        let live = self.live.as_ref().unwrap_or(&self.superblock);
-        self.lenient.then(|| self.found.get_or_init(|| search(&self.blocks, live, self.live.is_some())))
+        // Beside a metadata snapshot the pool may be active, and then what is not the snapshot's changes.
+        let searches = self.lenient && !self.is_snapshot;
+        searches.then(|| self.found.get_or_init(|| search(&self.blocks, &self.superblock)))
     }
 
     /// The superblock that reading starts from.

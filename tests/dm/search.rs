@@ -394,3 +394,36 @@ fn what_could_be_either_devices_stays_lost() {
     assert_eq!((given[&1].len(), given[&2].len(), salvage.found.len()), (0, 0, 0));
     assert_eq!(salvage.devices.len(), 2);
 }
+
+/// One device whose root stands above three inner nodes; the mappings are two blocks apart.
+#[test]
+fn deep_trees_are_put_together() {
+    const MAPPINGS: u64 = 130_000;
+    let mut pool = Pool { header: header(MAPPINGS), devices: Vec::new() };
+    let scattered: Vec<_> = (0..MAPPINGS).map(|at| run(at * 2, at, 1, 0)).collect();
+    pool.add(7, &scattered);
+    let image = Image { bytes: write(&pool, 4 << 20, Packing::Full).0 };
+    let (whole, _) = read(&image);
+    let root = image.device_root(0);
+    let [inner, next] = [0, 1].map(|at| image.child(root, at));
+    let leaf = image.child(inner, 3);
+    let leaves = (0..image.u32(inner, 16) as usize).map(|at| image.child(inner, at));
+    let in_inner: u64 = leaves.map(|leaf| u64::from(image.u32(leaf, 16))).sum();
+    let in_leaf = u64::from(image.u32(leaf, 16));
+    for (lost, found, missing) in [
+        (vec![root], MAPPINGS, 0),
+        (vec![inner], in_inner, 0),
+        (vec![root, inner], MAPPINGS, 0),
+        (vec![root, inner, next], MAPPINGS, 0),
+        (vec![inner, leaf], in_inner - in_leaf, in_leaf),
+        (vec![root, leaf], MAPPINGS - in_leaf, in_leaf),
+        (vec![root, inner, leaf], MAPPINGS - in_leaf, in_leaf),
+    ] {
+        let mut broken = Image { bytes: image.bytes.clone() };
+        lost.iter().for_each(|block| zero(&mut broken, *block));
+        let (given, salvage) = read(&broken);
+        let name = format!("{lost:?}");
+        assert_eq!(salvage.found, [(7, found)], "{name}");
+        assert_eq!(compare(&name, &whole, [&image, &image], &given, &salvage), missing as usize, "{name}");
+    }
+}

@@ -52,8 +52,8 @@ struct Listed {
     has_unknown: bool,
 }
 
-/// Searches for what the pool of the superblock `live` has lost, or its metadata snapshot if that is what is read.
-pub(crate) fn search<S: Source>(blocks: &Blocks<S>, live: &Superblock, reads_snapshot: bool) -> Found {
+/// Searches for what a pool that is not active has lost.
+pub(crate) fn search<S: Source>(blocks: &Blocks<S>, live: &Superblock) -> Found {
     let mut survey = Survey::new(blocks, live);
     let mut listed = vec![list(blocks, live)];
     survey.superblock(live);
@@ -76,20 +76,16 @@ pub(crate) fn search<S: Source>(blocks: &Blocks<S>, live: &Superblock, reads_sna
     let counts = space::metadata_counts(blocks, &live.metadata_space_map, survey.parents());
     survey.orphans(&counts);
     let heads = heads::heads(&survey, &counts, &live.data_space_map);
-    let rootless: usize = listed.iter().map(|listed| listed.rootless.len()).sum();
-    if rootless == 0 {
+    if listed.iter().all(|listed| listed.rootless.is_empty()) {
         let trees: Vec<_> = listed.into_iter().flat_map(|listed| listed.trees).collect();
         return Found { grafts: assign::grafts(&survey, &counts, &heads, &trees), ..Found::default() };
     }
     // Any head may be the root of a device, or what is left of it. Only if all are roots it can be told whose they are.
-    let is_exact = listed.iter().all(|listed| assign::are_exact(&survey, &listed.trees));
-    let read = if reads_snapshot { listed.pop() } else { listed.into_iter().next() };
-    let rootless_read = read.map(|listed| listed.rootless).unwrap_or_default();
-    let are_roots = rootless == rootless_read.len()
-        && is_exact
+    let are_roots = listed[1..].iter().all(|held| held.rootless.is_empty())
+        && listed.iter().all(|listed| assign::are_exact(&survey, &listed.trees))
         && !survey.has_holders(&counts)
         && survey.explains(&counts);
-    let roots = if are_roots { assign::roots(&heads, &rootless_read) } else { FxHashMap::default() };
+    let roots = if are_roots { assign::roots(&heads, &listed[0].rootless) } else { FxHashMap::default() };
     Found { roots, ..Found::default() }
 }
 

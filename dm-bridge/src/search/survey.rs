@@ -166,7 +166,7 @@ impl<'a, S: Source> Survey<'a, S> {
         block >= self.parents.len() as u64
             || self.nodes.contains_key(&block)
             || self.parents[block as usize] > 0
-            || counts.get(block).is_some_and(|count| count < places)
+            || counts.get(block).map_or(places > 1, |count| count < places)
     }
 
     /// The greatest height that a node has which belongs into a hole; `None` if there can be none, as below a leaf.
