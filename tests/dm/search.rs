@@ -427,3 +427,31 @@ fn deep_trees_are_put_together() {
         assert_eq!(compare(&name, &whole, [&image, &image], &given, &salvage), missing as usize, "{name}");
     }
 }
+
+/// Nodes that nothing leads to, each above the one before, deeper than any tree is.
+#[test]
+fn a_long_chain_of_nodes_ends() {
+    let mut pool = Pool { header: header(4000), devices: Vec::new() };
+    let scattered: Vec<_> = (0..600).map(|at| run(at * 2, at, 1, 0)).collect();
+    pool.add(1, &scattered);
+    let (bytes, written) = write(&pool, 16 << 20, Packing::Full);
+    let mut image = Image { bytes };
+    let (first, end) = (written.metadata_blocks_used, 4000);
+    let root = image.device_root(0);
+    for block in first..end {
+        let below = if block == first { image.child(root, 0) } else { block - 1 };
+        let mut node = BtreeNode::build(NodeFlags::Internal, &[0], &below.to_le_bytes(), 8);
+        BtreeNode::seal(&mut node, block);
+        image.bytes[place(block)].copy_from_slice(&node[..]);
+        image.set_metadata_bits(block, 2);
+    }
+    let index = image.superblock().metadata_space_map.bitmap_root;
+    image.put_u64(0, 200, image.u64(0, 200) + end - first);
+    image.put_u32(index, 24, image.u32(index, 24) - (end - first) as u32);
+    zero(&mut image, root);
+    let (given, salvage) = read(&image);
+    // The chain and the leaf contradict each other, for the leaf has one owner.
+    assert_eq!(salvage.devices.len(), 1);
+    let found: u64 = salvage.found.iter().map(|(_, found)| found).sum();
+    assert_eq!(given[&1].len() as u64, found);
+}
