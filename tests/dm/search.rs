@@ -151,9 +151,11 @@ fn pointed_at(image: &Image) -> Mappings {
     all
 }
 
-/// What stands in the leaves of each device that are stale, if the right leaf has the same data blocks; and the keys that these leaves
-/// speak for.
-fn in_stale_leaves(whole: &Image, stale: &Image) -> (Mappings, BTreeMap<u32, Vec<RangeInclusive<u64>>>) {
+/// What stands in the leaves of each device that are stale, if leaves of the device that are lost in `image` have these data blocks; and
+/// the keys that stale leaves speak for.
+fn in_stale_leaves(
+    [whole, stale, image]: [&Image; 3],
+) -> (Mappings, BTreeMap<u32, Vec<RangeInclusive<u64>>>) {
     let (mut all, mut spans) = (Mappings::new(), BTreeMap::new());
     for at in 0..whole.u32(whole.superblock().mapping_root, 16) as usize {
         let (id, root) = (whole.u64(whole.superblock().mapping_root, 32 + 8 * at), whole.device_root(at));
@@ -161,12 +163,14 @@ fn in_stale_leaves(whole: &Image, stale: &Image) -> (Mappings, BTreeMap<u32, Vec
         below(whole, root, 0, u64::MAX, &mut |leaf, _, _| {
             leaves.insert(leaf);
         });
-        for leaf in leaves.into_iter().filter(|leaf| whole.block(*leaf) != stale.block(*leaf)) {
-            let mut entries = BTreeMap::new();
-            let mut blocks = BTreeSet::new();
-            below(whole, leaf, 0, u64::MAX, &mut |_, _, value| {
+        let mut blocks = BTreeSet::new();
+        for leaf in leaves.iter().filter(|leaf| whole.block(**leaf) != image.block(**leaf)) {
+            below(whole, *leaf, 0, u64::MAX, &mut |_, _, value| {
                 blocks.insert(value >> 24);
             });
+        }
+        for leaf in leaves.into_iter().filter(|leaf| whole.block(*leaf) != stale.block(*leaf)) {
+            let mut entries = BTreeMap::new();
             below(stale, leaf, 0, u64::MAX, &mut |at, key, value| {
                 if at == leaf && blocks.contains(&(value >> 24)) {
                     entries.insert(key, (value >> 24, (value & 0xff_ffff) as u32));
@@ -210,11 +214,11 @@ fn has(ranges: &[LostRange], key: u64) -> bool {
 fn compare(
     name: &str,
     original: &Mappings,
-    [whole, stale]: [&Image; 2],
+    images: [&Image; 3],
     given: &Mappings,
     salvage: &Salvage,
 ) -> usize {
-    let (pointed_at, (own, spans)) = (pointed_at(stale), in_stale_leaves(whole, stale));
+    let (pointed_at, (own, spans)) = (pointed_at(images[1]), in_stale_leaves(images));
     let entry = |all: &Mappings, id: &u32, at: &u64| all.get(id).and_then(|device| device.get(at)).copied();
     for (id, device) in given {
         for (at, value) in device {
@@ -261,7 +265,7 @@ fn what_is_found_is_right() {
             let salvage = metadata.copy_to(&mut given).expect("memory takes it");
             let name = format!("seed {seed}, turn {turn}");
             let now_found: u64 = salvage.found.iter().map(|(_, found)| found).sum();
-            missing += compare(&name, &original, [&whole, &stale], &mappings(&given), &salvage);
+            missing += compare(&name, &original, [&whole, &stale, &image], &mappings(&given), &salvage);
             of += now.mappings();
             found += now_found;
             with_found += u64::from(now_found > 0);
@@ -424,7 +428,11 @@ fn deep_trees_are_put_together() {
         let (given, salvage) = read(&broken);
         let name = format!("{lost:?}");
         assert_eq!(salvage.found, [(7, found)], "{name}");
-        assert_eq!(compare(&name, &whole, [&image, &image], &given, &salvage), missing as usize, "{name}");
+        assert_eq!(
+            compare(&name, &whole, [&image, &image, &broken], &given, &salvage),
+            missing as usize,
+            "{name}"
+        );
     }
 }
 
