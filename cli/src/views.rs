@@ -13,8 +13,8 @@ mod usage;
 
 pub use arrivals::{AbortedView, ArrivalView, ArrivalsView};
 pub use dm::{
-    DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmImportedView,
-    DmLostView, DmRestoreView, DmRevokeView, DmThinView,
+    DmCheckView, DmCorrectedView, DmDumpView, DmExportView, DmFindingView, DmFoundView, DmImportView,
+    DmImportedView, DmLostView, DmRestoreView, DmRevokeView, DmThinView,
 };
 pub use dm_live::{DmDeactivateView, DmDeviceView, DmMadeView, DmPoolView, DmStatusView};
 pub use picture::{

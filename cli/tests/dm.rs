@@ -133,6 +133,23 @@ fn damage_is_told_and_read_past() {
 }
 
 #[test]
+fn what_nothing_leads_to_is_searched_for() {
+    let files = Files::restored();
+    let Files { bench, metadata, .. } = &files;
+    let out = |name: &str| bench.path(name).display().to_string();
+    bench.json(&["dm", "dump", metadata, "-o", &out("whole.xml")]);
+    // Behind the leaves of both devices stands the tree of devices.
+    files.break_block(3);
+    let dumped = bench.json(&["dm", "dump", metadata, "--lenient", "-o", &out("found.xml")]);
+    let found = |device: u32, mappings: u32| serde_json::json!({"device": device, "mappings": mappings});
+    assert_eq!(dumped["found"], serde_json::json!([found(1, 60), found(2, 10)]));
+    let [whole, found] = ["whole.xml", "found.xml"].map(|name| fs::read_to_string(out(name)).unwrap());
+    assert_eq!(whole, found);
+    let ran = bench.run(&["dm", "dump", metadata, "--lenient"]);
+    assert!(ran.err.contains("found: device 1, 60 mapped blocks"), "{}", ran.err);
+}
+
+#[test]
 fn what_is_no_metadata_is_unsupported() {
     let bench = Bench::with_pool();
     let metadata = bench.pool().join("metadata").display().to_string();

@@ -152,7 +152,7 @@ fn refuse_loss(census: &Census) -> Result<(), PoolError> {
     if census.salvage.is_whole() && !census.devices.iter().any(lacks) {
         return Ok(());
     }
-    let message = "not all of the metadata can be read, and in place a pool would write over what the lost part maps: \
+    let message = "not all of the metadata can be read where it should stand, and in place a pool would write over what the lost part maps: \
                    copy what is left into a pool of its own (`--copy`)";
     Err(PoolError::new(PoolKind::Unsupported, message))
 }

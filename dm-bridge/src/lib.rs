@@ -14,6 +14,7 @@ pub mod import;
 pub mod live;
 pub mod picture;
 mod reader;
+mod search;
 mod stream;
 mod tree;
 mod writer;

@@ -1,24 +1,28 @@
 //! Reads metadata: the pool, its devices in order, and the mappings of a device in order, as runs.
 //!
 //! Owns the two ways of reading. Strict reading stops at the first thing that is wrong. Lenient reading gives what can be read
-//! and tells for each device what is lost. Memory is a few nodes, whatever the size; a subtree that devices share is read
-//! for each of them. Nothing is ever written.
+//! and tells for each device what is lost; where something is, it searches for nodes that nothing points at (`search/`). Memory
+//! is a few nodes, whatever the size, but for the search; a subtree that devices share is read for each of them. Nothing is ever written.
 
 use crate::device::{Blocks, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     BlockTime, BtreeNode, DEVICE_ID_LIMIT, DeviceDetails, NodeFlags, Superblock, data_block_sectors_are_valid,
 };
+use crate::search::{Found, search};
 use crate::stream::{PoolHeader, Run, Sink};
 use crate::tree::{Entries, LostKeys, Row, TreeWalk};
+use std::sync::OnceLock;
 
 /// Opened metadata.
 #[derive(Debug)]
 pub struct Metadata<S> {
     blocks: Blocks<S>,
     superblock: Superblock,
+    is_snapshot: bool,
     nr_data_blocks: u64,
     lenient: bool,
+    found: OnceLock<Found>,
 }
 
 /// A thin device as metadata has it.
@@ -50,12 +54,14 @@ pub struct Salvage {
     pub devices: Vec<(u32, Vec<LostRange>)>,
     /// Ranges of device numbers where devices may have been, and why they cannot be read.
     pub device_numbers: Vec<LostRange>,
+    /// Devices with mappings that nothing points at any more and that were searched for, and how many they are.
+    pub found: Vec<(u32, u64)>,
 }
 
 impl Salvage {
-    /// Whether everything was read.
+    /// Whether everything was read, and nothing had to be searched for.
     pub fn is_whole(&self) -> bool {
-        self.devices.is_empty() && self.device_numbers.is_empty()
+        self.devices.is_empty() && self.device_numbers.is_empty() && self.found.is_empty()
     }
 }
 
@@ -84,13 +90,27 @@ impl<S: Source> Metadata<S> {
             (true, Some(root)) => Superblock::decode(&*blocks.read(root)?, root)?,
             (true, None) => return Err(Error::new(ErrorKind::Invalid, "the pool has no metadata snapshot")),
         };
-        Ok(Self { blocks, superblock, nr_data_blocks, lenient: false })
+        Ok(Self {
+            blocks,
+            superblock,
+            is_snapshot: snapshot,
+            nr_data_blocks,
+            lenient: false,
+            found: OnceLock::new(),
+        })
     }
 
-    /// Reads past damage from now on.
+    /// Reads past damage from now on, and searches for what nothing leads to any more if something is lost.
     pub fn lenient(mut self) -> Self {
         self.lenient = true;
         self
+    }
+
+    /// What lenient reading has found by searching; it searches when this is first asked.
+    fn found(&self) -> Option<&Found> {
+        // Beside a metadata snapshot the pool may be active, and then what is not the snapshot's changes.
+        let searches = self.lenient && !self.is_snapshot;
+        searches.then(|| self.found.get_or_init(|| search(&self.blocks, &self.superblock)))
     }
 
     /// The superblock that reading starts from.
@@ -128,15 +148,20 @@ impl<S: Source> Metadata<S> {
             started: false,
             failed: false,
             lenient: self.lenient,
+            found: self.found(),
             impossible: Vec::new(),
         }
     }
 
     /// The mappings of a device in the order of virtual blocks.
     pub fn runs(&self, device: &Device) -> Runs<'_, S> {
-        let walk = |root| TreeWalk::new(&self.blocks, root, BlockTime::BYTES, self.lenient);
+        let found = self.found();
+        let walk = |root| TreeWalk::new(&self.blocks, root, BlockTime::BYTES, self.lenient).with_found(found);
+        let found_root = found.and_then(|found| found.roots.get(&device.id)).copied();
         Runs {
             walk: device.root.map(walk),
+            is_found: found_root.is_some() && found_root == device.root,
+            found: 0,
             device: device.id,
             nr_data_blocks: self.nr_data_blocks,
             leaf: None,
@@ -165,8 +190,11 @@ impl<S: Source> Metadata<S> {
         let mut devices = self.devices();
         for device in &mut devices {
             let device = device?;
-            let lost = self.copy_device(&device, sink);
-            let mut lost = lost.map_err(|error| error.with_device(device.id.into()))?;
+            let copied = self.copy_device(&device, sink);
+            let (mut lost, found) = copied.map_err(|error| error.with_device(device.id.into()))?;
+            if found > 0 {
+                salvage.found.push((device.id, found));
+            }
             if device.root.is_none() {
                 let error = Error::new(ErrorKind::Damaged, "the tree of devices does not have this one");
                 lost.push(LostRange { first: 0, last: u64::MAX, error: error.with_device(device.id.into()) });
@@ -180,7 +208,7 @@ impl<S: Source> Metadata<S> {
         Ok(salvage)
     }
 
-    fn copy_device(&self, device: &Device, sink: &mut impl Sink) -> Result<Vec<LostRange>> {
+    fn copy_device(&self, device: &Device, sink: &mut impl Sink) -> Result<(Vec<LostRange>, u64)> {
         let mut details = device.details;
         if self.lenient {
             // The number comes before the mappings, so what can be read is counted first.
@@ -195,7 +223,7 @@ impl<S: Source> Metadata<S> {
         }
         self.require_count(device, mapped_blocks)?;
         sink.device_end()?;
-        Ok(runs.take_lost())
+        Ok((runs.take_lost(), runs.found()))
     }
 
     /// Unless reading is lenient: `Damaged` if a device has not as many mapped blocks as the pool counts.
@@ -218,6 +246,7 @@ pub struct Devices<'a, S> {
     started: bool,
     failed: bool,
     lenient: bool,
+    found: Option<&'a Found>,
     impossible: Vec<LostRange>,
 }
 
@@ -268,7 +297,12 @@ impl<S: Source> Devices<'_, S> {
                 }
                 _ => {
                     let details = details.map(|row| row.1).unwrap_or_default();
-                    return Ok(Some(Device { id: id as u32, details, root: root.map(|row| row.1) }));
+                    let found = self.found.and_then(|found| found.roots.get(&(id as u32))).copied();
+                    return Ok(Some(Device {
+                        id: id as u32,
+                        details,
+                        root: root.map(|row| row.1).or(found),
+                    }));
                 }
             }
         }
@@ -312,6 +346,9 @@ impl From<LostKeys> for LostRange {
 /// Mappings of a device, in order.
 pub struct Runs<'a, S> {
     walk: Option<TreeWalk<'a, S>>,
+    /// Whether the whole device was found by searching.
+    is_found: bool,
+    found: u64,
     device: u32,
     nr_data_blocks: u64,
     leaf: Option<(u64, BtreeNode)>,
@@ -322,6 +359,11 @@ pub struct Runs<'a, S> {
 }
 
 impl<S: Source> Runs<'_, S> {
+    /// How many mappings until now were found by searching.
+    pub fn found(&self) -> u64 {
+        self.found
+    }
+
     /// What lenient reading passed over until now.
     pub fn take_lost(&mut self) -> Vec<LostRange> {
         let mut lost = std::mem::take(&mut self.lost);
@@ -367,8 +409,9 @@ impl<S: Source> Runs<'_, S> {
             let Some(walk) = &mut self.walk else { return Ok(None) };
             self.leaf = walk.next_leaf()?;
             self.at = 0;
-            if self.leaf.is_none() {
-                return Ok(None);
+            let Some((_, leaf)) = &self.leaf else { return Ok(None) };
+            if self.is_found || walk.is_at_found() {
+                self.found += leaf.len() as u64;
             }
         }
     }

@@ -6,9 +6,10 @@
 use crate::device::{Blocks, Source};
 use crate::error::{Error, Result};
 use crate::format::{BtreeNode, NodeFlags};
+use crate::search::{Found, Graft, Head};
 
 /// Nodes above one another. A tree of dm-thin's largest metadata has four; the kernel gives up at this.
-const DEPTH_MAX: usize = 64;
+pub(crate) const DEPTH_MAX: usize = 64;
 
 /// Keys that could not be read, and why.
 #[derive(Debug)]
@@ -18,10 +19,52 @@ pub(crate) struct LostKeys {
     pub error: Error,
 }
 
+/// What is below: the children of a node, or what was found of a lost one.
+enum Below {
+    Children(BtreeNode),
+    Found(Vec<Head>),
+}
+
+impl Below {
+    fn len(&self) -> usize {
+        match self {
+            Below::Children(node) => node.len(),
+            Below::Found(heads) => heads.len(),
+        }
+    }
+
+    /// The first key that may be below a child, and its block.
+    fn child(&self, at: usize) -> (u64, u64) {
+        match self {
+            Below::Children(node) => (node.key(at), node.value_u64(at)),
+            Below::Found(heads) => (heads[at].first, heads[at].block),
+        }
+    }
+}
+
 struct Frame {
-    node: BtreeNode,
+    below: Below,
     at: usize,
     last: u64,
+}
+
+/// Keys of which only a part was found. All between the leaves is lost: what stands above them may have been another state's.
+struct Part {
+    /// Nodes above it.
+    depth: usize,
+    /// Behind the last leaf, if anything is.
+    free_from: Option<u64>,
+    last: u64,
+    error: Error,
+}
+
+impl Part {
+    /// The same error, once more.
+    fn error(&self) -> Error {
+        let place = self.error.place();
+        let byte = place.byte.unwrap_or_default() as usize;
+        Error::damaged(place.block.unwrap_or_default(), byte, self.error.message())
+    }
 }
 
 pub(crate) struct TreeWalk<'a, S> {
@@ -31,13 +74,35 @@ pub(crate) struct TreeWalk<'a, S> {
     stack: Vec<Frame>,
     leaf_depth: Option<usize>,
     lost: Option<Vec<LostKeys>>,
+    found: Option<&'a Found>,
+    part: Option<Part>,
 }
 
 impl<'a, S: Source> TreeWalk<'a, S> {
     /// Starts left of the tree at `root`. A lenient walk goes around damage and remembers it.
     pub fn new(blocks: &'a Blocks<S>, root: u64, value_bytes: usize, lenient: bool) -> Self {
         let lost = lenient.then(Vec::new);
-        Self { blocks, value_bytes, root: Some(root), stack: Vec::new(), leaf_depth: None, lost }
+        Self {
+            blocks,
+            value_bytes,
+            root: Some(root),
+            stack: Vec::new(),
+            leaf_depth: None,
+            lost,
+            found: None,
+            part: None,
+        }
+    }
+
+    /// Puts what a search has found in the place of what is lost.
+    pub fn with_found(mut self, found: Option<&'a Found>) -> Self {
+        self.found = found;
+        self
+    }
+
+    /// Whether the leaf that was given last was found by a search.
+    pub fn is_at_found(&self) -> bool {
+        self.stack.iter().any(|frame| matches!(frame.below, Below::Found(_)))
     }
 
     /// What a lenient walk went around since this was last asked.
@@ -51,9 +116,15 @@ impl<'a, S: Source> TreeWalk<'a, S> {
             let Some((block, first, last)) = self.next_child() else { return Ok(None) };
             match self.visit(block, first, last) {
                 Ok(Some(node)) if node.is_empty() => {}
-                Ok(Some(node)) => return Ok(Some((block, node))),
+                Ok(Some(node)) => {
+                    self.lose_before(node.key(0), node.key(node.len() - 1));
+                    return Ok(Some((block, node)));
+                }
                 Ok(None) => {}
-                Err(error) => self.lose(first, last, error)?,
+                Err(error) => match self.found_for(block, first, last) {
+                    Some(graft) => self.graft(graft, first, last, error),
+                    None => self.lose(first, last, error)?,
+                },
             }
         }
     }
@@ -63,14 +134,16 @@ impl<'a, S: Source> TreeWalk<'a, S> {
         if let Some(root) = self.root.take() {
             return Some((root, 0, u64::MAX));
         }
-        while self.stack.last()?.at == self.stack.last()?.node.len() {
+        while self.stack.last()?.at == self.stack.last()?.below.len() {
             self.stack.pop();
+            self.end_part();
         }
         let frame = self.stack.last_mut()?;
-        let (at, node) = (frame.at, &frame.node);
+        let (at, below) = (frame.at, &frame.below);
         frame.at += 1;
-        let last = if at + 1 < node.len() { node.key(at + 1) - 1 } else { frame.last };
-        Some((node.value_u64(at), node.key(at), last))
+        let last = if at + 1 < below.len() { below.child(at + 1).0 - 1 } else { frame.last };
+        let (first, block) = below.child(at);
+        Some((block, first, last))
     }
 
     /// Reads a node; a leaf is returned, another one becomes the place to go on from.
@@ -89,12 +162,50 @@ impl<'a, S: Source> TreeWalk<'a, S> {
         if self.stack.len() == DEPTH_MAX {
             return Err(Error::damaged(block, 4, format!("a tree deeper than {DEPTH_MAX} nodes")));
         }
-        self.stack.push(Frame { node, at: 0, last });
+        self.stack.push(Frame { below: Below::Children(node), at: 0, last });
         Ok(None)
+    }
+
+    fn found_for(&self, block: u64, first: u64, last: u64) -> Option<&'a Graft> {
+        let graft = self.found?.grafts.get(&block).filter(|_| self.stack.len() < DEPTH_MAX)?;
+        graft.heads.iter().all(|head| (first..=last).contains(&head.first)).then_some(graft)
+    }
+
+    /// Goes on with what was found.
+    fn graft(&mut self, graft: &Graft, first: u64, last: u64, error: Error) {
+        let depth = self.stack.len();
+        if !graft.is_complete && self.part.is_none() {
+            self.part = Some(Part { depth, free_from: Some(first), last, error });
+        }
+        self.stack.push(Frame { below: Below::Found(graft.heads.clone()), at: 0, last });
+    }
+
+    /// Before a leaf with these keys, what is not found is lost.
+    fn lose_before(&mut self, first: u64, last: u64) {
+        let Some(part) = &mut self.part else { return };
+        let from = std::mem::replace(&mut part.free_from, last.checked_add(1));
+        if let (Some(from), Some(lost)) = (from.filter(|from| *from < first), &mut self.lost) {
+            lost.push(LostKeys { first: from, last: first - 1, error: part.error() });
+        }
+    }
+
+    fn end_part(&mut self) {
+        let Some(Part { free_from, last, error, .. }) =
+            self.part.take_if(|part| part.depth >= self.stack.len())
+        else {
+            return;
+        };
+        if let (Some(first), Some(lost)) = (free_from.filter(|from| *from <= last), &mut self.lost) {
+            lost.push(LostKeys { first, last, error });
+        }
     }
 
     fn lose(&mut self, first: u64, last: u64, error: Error) -> Result<()> {
         let Some(lost) = self.lost.as_mut() else { return Err(error) };
+        // There it is told with what is around it.
+        if self.part.is_some() {
+            return Ok(());
+        }
         lost.push(LostKeys { first, last, error });
         Ok(())
     }

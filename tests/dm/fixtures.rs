@@ -13,7 +13,8 @@ use vellum_dm_bridge::{Metadata, Report, check};
 const LINUX: &str = include_str!("fixtures/linux-6.1.hex");
 const BYTES: usize = 4 << 20;
 
-fn linux() -> Vec<u8> {
+/// What Linux 6.1 wrote.
+pub fn linux() -> Vec<u8> {
     let mut bytes = vec![0; BYTES];
     for line in LINUX.lines() {
         let (offset, hex) = line.split_once(' ').expect("an offset");

@@ -1,5 +1,6 @@
 //! Linux's dm-thin on metadata that we wrote, and we on metadata that it wrote. One boot of the lab for both.
 
+use crate::image::Image;
 use crate::pools::{Pool, header, run};
 use crate::round_trips::write;
 use crate::tools;
@@ -70,6 +71,7 @@ fn the_kernel_uses_what_we_write_and_we_read_what_it_makes_of_it() {
     let outcome = outcome.unwrap_or_else(|error| panic!("{error}")).expect_success();
     print!("{}", outcome.output);
     read_ours(metadata, data);
+    find_lost_roots(metadata);
     read_theirs(their_metadata);
 }
 
@@ -90,6 +92,28 @@ fn read_ours(metadata: &NamedTempFile, data: &NamedTempFile) {
     let seven = [0, 10, 250, 299].map(|block| text(7, block));
     assert_eq!(seven, ["seven alone", "one in the kernel", "one overwritten", "data block 299"]);
     assert_eq!((text(3, 5), text(3, 6)), ("three has something".into(), "nothing".into()));
+}
+
+/// A root that is lost is found again: what the kernel counts is what the search believes.
+fn find_lost_roots(metadata: &NamedTempFile) {
+    let image = Image { bytes: fs::read(metadata.path()).expect("the disk") };
+    let read = |bytes: &Vec<u8>| {
+        let mut pool = Pool::default();
+        let opened = Metadata::open(bytes).expect("a superblock").lenient();
+        let salvage = opened.copy_to(&mut pool).expect("memory takes it");
+        (pool, salvage.found)
+    };
+    let (whole, found) = read(&image.bytes);
+    assert_eq!(found, []);
+    let devices = 0..whole.devices.len();
+    let inner: Vec<_> = devices.filter(|at| image.u32(image.device_root(*at), 4) == 1).collect();
+    assert!(inner.len() >= 2, "{inner:?}");
+    for at in inner {
+        let mut broken = image.bytes.clone();
+        broken[image.device_root(at) as usize * 4096..][..4096].fill(0);
+        let (pool, found) = read(&broken);
+        assert!(pool == whole && !found.is_empty(), "{found:?}: {pool:?}");
+    }
 }
 
 fn read_theirs(metadata: &NamedTempFile) {

@@ -5,7 +5,7 @@
 use super::table::{Align, table};
 use crate::size::Size;
 use crate::views::{
-    DeletedView, DmCheckView, DmDumpView, DmExportView, DmFindingView, DmImportView, DmLostView,
+    DeletedView, DmCheckView, DmDumpView, DmExportView, DmFindingView, DmFoundView, DmImportView, DmLostView,
     DmPictureView, DmRestoreView, DmRevokeView,
 };
 
@@ -41,14 +41,24 @@ fn finding(finding: &DmFindingView) -> String {
 
 /// What was dumped to a file.
 pub fn dump(view: &DmDumpView) -> String {
-    let mut lines: Vec<String> = view.lost.iter().map(lost).collect();
+    let mut lines = losses(&view.lost, &view.found);
     let output = view.output.as_deref().unwrap_or("standard output");
     lines.push(format!("{} devices and {} mapped blocks in '{output}'", view.devices, view.mappings));
     lines.join("\n")
 }
 
-/// What could not be read.
-pub fn lost(lost: &DmLostView) -> String {
+/// What could not be read, and what was found by searching.
+pub fn losses(lost: &[DmLostView], found: &[DmFoundView]) -> Vec<String> {
+    let found = found.iter().map(|found| {
+        format!(
+            "found: device {}, {} mapped blocks to which nothing led any more",
+            found.device, found.mappings
+        )
+    });
+    lost.iter().map(self::lost).chain(found).collect()
+}
+
+fn lost(lost: &DmLostView) -> String {
     let what = match lost.device {
         Some(device) => format!("device {device}, blocks"),
         None => "devices with numbers".to_owned(),
@@ -157,7 +167,7 @@ pub fn released(view: &DeletedView) -> String {
 
 /// What the pool has now.
 pub fn import(view: &DmImportView) -> String {
-    let mut lines: Vec<String> = view.lost.iter().map(lost).collect();
+    let mut lines = losses(&view.lost, &view.found);
     let row = |volume: &crate::views::DmImportedView| {
         [volume.device.to_string(), volume.name.clone(), Size(volume.size_bytes).to_string()]
     };

@@ -55,6 +55,17 @@ pub struct DmDumpView {
     pub mappings: u64,
     /// What could not be read.
     pub lost: Vec<DmLostView>,
+    /// What was found by searching.
+    pub found: Vec<DmFoundView>,
+}
+
+/// Mappings of a thin device to which nothing led any more, and which were searched for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmFoundView {
+    /// The device.
+    pub device: u32,
+    /// Mappings of one block each.
+    pub mappings: u64,
 }
 
 /// Virtual blocks of a thin device, or numbers of devices, that could not be read.
@@ -168,6 +179,8 @@ pub struct DmImportView {
     pub volumes: Vec<DmImportedView>,
     /// What could not be read; it reads as an error.
     pub lost: Vec<DmLostView>,
+    /// What was found by searching.
+    pub found: Vec<DmFoundView>,
 }
 
 /// A thin device, and the volume or snapshot that it is now.

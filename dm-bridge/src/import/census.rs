@@ -131,6 +131,9 @@ impl Census {
         }
         metadata.require_count(&device, seen.mapped_blocks)?;
         let mut lost = runs.take_lost();
+        if runs.found() > 0 {
+            self.salvage.found.push((device.id, runs.found()));
+        }
         if device.root.is_none() {
             let error = ThinError::new(ThinKind::Damaged, "the tree of devices does not have this one");
             lost.push(LostRange { first: 0, last: u64::MAX, error: error.with_device(device.id.into()) });

@@ -1,12 +1,12 @@
 //! `vellum dm dump`: metadata of dm-thin as XML, and what could not be read.
 //!
-//! Owns where the XML goes, and what lost ranges become as views.
+//! Owns where the XML goes, and what lost and found ranges become as views.
 
 use super::files::{self, Watched};
 use crate::arguments::dm::DmDump;
 use crate::error::{Error, Result};
 use crate::output::{Output, dm as text};
-use crate::views::{DmDumpView, DmLostView};
+use crate::views::{DmDumpView, DmFoundView, DmLostView};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -32,18 +32,19 @@ pub fn run(flags: &DmDump, output: Output) -> Result<()> {
         Failed::Here(error) => error,
         Failed::Bridge(error) => super::explained(&flags.metadata, &error),
     })?;
-    let lost = salvage
-        .devices
-        .iter()
-        .flat_map(|(device, lost)| lost.iter().map(move |range| lost_view(Some(*device), range)));
-    let lost = lost.chain(salvage.device_numbers.iter().map(|range| lost_view(None, range))).collect();
     let to = flags.output.as_ref().map(|path| path.display().to_string());
-    let view = DmDumpView { output: to, devices: counted.0, mappings: counted.1, lost };
+    let view = DmDumpView {
+        output: to,
+        devices: counted.0,
+        mappings: counted.1,
+        lost: lost_views(&salvage),
+        found: found_views(&salvage),
+    };
     if flags.output.is_some() {
         return output.result(&view, text::dump);
     }
     // Nothing but the XML goes to standard output.
-    view.lost.iter().for_each(|lost| output.note(&text::lost(lost)));
+    text::losses(&view.lost, &view.found).iter().for_each(|line| output.note(line));
     Ok(())
 }
 
@@ -83,7 +84,19 @@ fn copy(metadata: &Metadata<Watched>, to: impl Write) -> std::result::Result<(Sa
     Ok((salvage, sink.counted))
 }
 
-pub(super) fn lost_view(device: Option<u32>, range: &LostRange) -> DmLostView {
+pub(super) fn lost_views(salvage: &Salvage) -> Vec<DmLostView> {
+    let devices = salvage.devices.iter();
+    let lost =
+        devices.flat_map(|(device, lost)| lost.iter().map(move |range| lost_view(Some(*device), range)));
+    lost.chain(salvage.device_numbers.iter().map(|range| lost_view(None, range))).collect()
+}
+
+pub(super) fn found_views(salvage: &Salvage) -> Vec<DmFoundView> {
+    let view = |(device, mappings): &(u32, u64)| DmFoundView { device: *device, mappings: *mappings };
+    salvage.found.iter().map(view).collect()
+}
+
+fn lost_view(device: Option<u32>, range: &LostRange) -> DmLostView {
     DmLostView {
         device,
         first: range.first,

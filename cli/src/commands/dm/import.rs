@@ -307,17 +307,14 @@ impl Import<'_> {
     }
 
     fn view(&self, imported: &Imported, adopted: bool) -> DmImportView {
-        let lost = imported.lost.devices.iter();
-        let lost = lost
-            .flat_map(|(device, lost)| lost.iter().map(|range| super::dump::lost_view(Some(*device), range)));
-        let numbers = imported.lost.device_numbers.iter().map(|range| super::dump::lost_view(None, range));
         DmImportView {
             adopted,
             size_bytes: imported.data_blocks * DATA_BLOCK_BYTES,
             copied_bytes: imported.copied_bytes,
             transaction_id: imported.transaction_id,
             volumes: imported.volumes.iter().map(volume_view).collect(),
-            lost: lost.chain(numbers).collect(),
+            lost: super::dump::lost_views(&imported.lost),
+            found: super::dump::found_views(&imported.lost),
         }
     }
 }
