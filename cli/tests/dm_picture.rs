@@ -346,7 +346,8 @@ fn what_arrives_from_another_pool_is_no_picture() {
     }
     // A picture that is under way is told apart, and has a name of its own.
     let mut pool = Files::open(&PoolDirectory::new(from.pool())).unwrap();
-    let new = NewPictureView { snapshot: "disk@monday".into(), name: "disk@monday.picture-1".into() };
+    let new =
+        NewPictureView { snapshot: "disk@monday".into(), name: "disk@monday.picture-1".into(), uuid: None };
     assert!(pool.start_picture(&new).unwrap().picture);
     Box::new(pool).close().unwrap();
     assert!(from.ok(&["receive", "--resume"]).contains("none: a picture"));
