@@ -24,12 +24,12 @@ use vellum_dm_bridge::export::{Failure, metadata_bytes};
 use vellum_dm_bridge::format::{BLOCK_BYTES, DATA_BLOCK_SECTORS_MIN, DEVICE_ID_LIMIT};
 use vellum_dm_bridge::picture::PictureWriter;
 use vellum_dm_bridge::{Error as ThinError, Source, Target, Written};
-use vellum_engine::format::PICTURE_TAG;
+use vellum_engine::format::{PICTURE_TAG, TAG_BYTES_MAX};
 use vellum_engine::hand_over::Plan;
 use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
 
 /// Bytes of a tag behind what shows that it is a picture's.
-const TAG_BYTES_MAX: usize = 64 - PICTURE_TAG.len();
+const PATH_BYTES_MAX: usize = TAG_BYTES_MAX - PICTURE_TAG.len();
 
 pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Result<()> {
     check_names(&flags.snapshot)?;
@@ -268,10 +268,10 @@ fn tag_of(metadata: &Path) -> String {
     let path = std::path::absolute(metadata).unwrap_or_else(|_| metadata.to_owned());
     let path: String =
         path.to_string_lossy().chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
-    if path.len() <= TAG_BYTES_MAX {
+    if path.len() <= PATH_BYTES_MAX {
         return path;
     }
-    let mut from = path.len() - (TAG_BYTES_MAX - 3);
+    let mut from = path.len() - (PATH_BYTES_MAX - 3);
     while !path.is_char_boundary(from) {
         from += 1;
     }
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(tag_of(Path::new("/a/b\nc")), "/a/b?c");
         let long = tag_of(Path::new(&format!("/{}/tmeta", "é".repeat(100))));
         assert!(
-            long.len() <= TAG_BYTES_MAX && long.starts_with("...é") && long.ends_with("/tmeta"),
+            long.len() <= PATH_BYTES_MAX && long.starts_with("...é") && long.ends_with("/tmeta"),
             "{long}"
         );
     }
