@@ -298,6 +298,87 @@ fn progress_bar(plan: &Plan) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manage::{Files, Growth};
+    use crate::pool_directory::NewDisks;
+    use std::io;
+    use vellum_dm_bridge::Metadata;
+
+    /// Fails the sync behind the superblock, and everything later unless it `heals`.
+    struct Failing {
+        bytes: Vec<u8>,
+        syncs: u32,
+        heals: bool,
+    }
+
+    impl Failing {
+        fn answer(&self) -> io::Result<()> {
+            let fails = self.syncs == 3 || self.syncs > 3 && !self.heals;
+            if fails { Err(io::Error::other("the disk is failing")) } else { Ok(()) }
+        }
+    }
+
+    impl Source for Failing {
+        fn length_bytes(&self) -> io::Result<u64> {
+            self.bytes.length_bytes()
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            self.bytes.read_at(offset, buffer)
+        }
+    }
+
+    impl Target for Failing {
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            if self.syncs >= 3 && !self.heals {
+                return self.answer();
+            }
+            self.bytes.write_at(offset, bytes)
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            self.syncs += 1;
+            self.answer()
+        }
+    }
+
+    /// Whether the metadata is valid, what the pool has then, and what is said, if the last sync fails.
+    fn behind_a_failed_sync(heals: bool, has_made_file: bool) -> (bool, Vec<String>, Error) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = PoolDirectory::new(folder.path().join("pool"));
+        let mut pool = Files::create(&directory, 16 << 20, &NewDisks::default(), Growth::Never).unwrap();
+        pool.create_volume("disk", 1 << 20, 0).unwrap();
+        let shown = pool.create_snapshots(&["disk@one".to_owned()]).unwrap().remove(0);
+        let metadata = folder.path().join("tmeta");
+        std::fs::write(&metadata, "").unwrap();
+        let flags = DmExport { metadata, snapshot: vec![shown.name.clone()], size: None, force: false };
+        let mut drawing = Drawing::new(&flags, &directory, Output::new(false));
+        drawing.has_made_file = has_made_file;
+        drawing.pins.make(&mut pool, shown, "test", &ProgressBar::hidden()).unwrap();
+        let mut target = Failing { bytes: vec![0; 1 << 20], syncs: 0, heals };
+        let error = drawing.write(&mut pool, &mut target, 256).unwrap_err();
+        let error = drawing.undo(&mut pool, error);
+        assert_eq!(flags.metadata.exists(), !has_made_file);
+        let names = pool.volumes().unwrap().into_iter().map(|volume| volume.name).collect();
+        (Metadata::open(&target.bytes).is_ok(), names, error)
+    }
+
+    #[test]
+    fn metadata_is_taken_back_before_what_it_names() {
+        let (is_valid, names, error) = behind_a_failed_sync(true, false);
+        assert!(!is_valid && error.kind() == Kind::Io);
+        assert_eq!(names, ["disk", "disk@one"]);
+        // A file that is gone is as good.
+        let (_, names, _) = behind_a_failed_sync(false, true);
+        assert_eq!(names, ["disk", "disk@one"]);
+    }
+
+    #[test]
+    fn what_valid_metadata_names_stays_pinned() {
+        let (is_valid, names, error) = behind_a_failed_sync(false, false);
+        assert!(is_valid && error.kind() == Kind::Io);
+        assert_eq!(names, ["disk", "disk@one", "disk@one.picture-1"]);
+        assert!(error.hint_text().contains("`vellum dm release disk@one.picture-1`"), "{error}");
+    }
 
     #[test]
     fn a_tag_has_room_for_the_end_of_any_path() {
