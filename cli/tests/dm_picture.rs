@@ -248,6 +248,9 @@ fn what_cannot_be_shown_leaves_nothing() {
     let ran = bench.run(&export(&["--snapshot", "disk@monday", "--size", "32K"]));
     assert_eq!(ran.code, i32::from(Kind::NoSpace.code()), "{}", ran.err);
     assert!(!fs::exists(&thin).unwrap());
+    // No file can be as large.
+    bench.fails(Kind::Io, &export(&["--snapshot", "disk@monday", "--size", "9223372036854775808"]));
+    assert!(!fs::exists(&thin).unwrap());
     fs::write(&thin, "somebody's").unwrap();
     bench.fails(Kind::Exists, &export(&["--snapshot", "disk@monday"]));
     let own = bench.pool().join("metadata").display().to_string();
