@@ -94,7 +94,7 @@ pub struct VolumeRecord {
     pub in_place_since: Generation,
     /// It is deleted when the last of its holds is released.
     pub deletion_deferred: bool,
-    /// Where it came from if another pool sent it.
+    /// Where it came from if another pool sent it; of a picture, the snapshot that it shows.
     pub received: Option<Box<Received>>,
     /// What a newer program wrote behind the fields above. Kept.
     pub unknown_tail: Vec<u8>,
