@@ -248,6 +248,9 @@ fn what_cannot_be_shown_leaves_nothing() {
     let ran = bench.run(&export(&["--snapshot", "disk@monday", "--size", "32K"]));
     assert_eq!(ran.code, i32::from(Kind::NoSpace.code()), "{}", ran.err);
     assert!(!fs::exists(&thin).unwrap());
+    // No file can be as large.
+    bench.fails(Kind::Io, &export(&["--snapshot", "disk@monday", "--size", "9223372036854775808"]));
+    assert!(!fs::exists(&thin).unwrap());
     fs::write(&thin, "somebody's").unwrap();
     bench.fails(Kind::Exists, &export(&["--snapshot", "disk@monday"]));
     let own = bench.pool().join("metadata").display().to_string();
@@ -346,7 +349,8 @@ fn what_arrives_from_another_pool_is_no_picture() {
     }
     // A picture that is under way is told apart, and has a name of its own.
     let mut pool = Files::open(&PoolDirectory::new(from.pool())).unwrap();
-    let new = NewPictureView { snapshot: "disk@monday".into(), name: "disk@monday.picture-1".into() };
+    let new =
+        NewPictureView { snapshot: "disk@monday".into(), name: "disk@monday.picture-1".into(), uuid: None };
     assert!(pool.start_picture(&new).unwrap().picture);
     Box::new(pool).close().unwrap();
     assert!(from.ok(&["receive", "--resume"]).contains("none: a picture"));

@@ -18,6 +18,7 @@ use vellum_engine::request::MappedRun;
 pub struct PictureWriter<T> {
     writer: MetadataWriter<T>,
     is_in_device: bool,
+    may_be_valid: bool,
 }
 
 impl<T: Target> PictureWriter<T> {
@@ -32,7 +33,7 @@ impl<T: Target> PictureWriter<T> {
             nr_data_blocks,
             ..PoolHeader::default()
         })?;
-        Ok(Self { writer, is_in_device: false })
+        Ok(Self { writer, is_in_device: false, may_be_valid: false })
     }
 
     /// The next device.
@@ -53,13 +54,25 @@ impl<T: Target> PictureWriter<T> {
         Ok(self.writer.run(&Run { virtual_begin, data_begin, length: blocks, time })?)
     }
 
-    /// Makes it valid, once all of it is durable and was checked.
-    pub fn end(mut self) -> Result<Written, Failure> {
+    /// Makes it valid, once all of it is durable and was checked. If it fails, what is on the target may be valid all the same:
+    /// [`PictureWriter::retract`] sees to it that it is not.
+    pub fn end(&mut self) -> Result<Written, Failure> {
         self.end_device()?;
         let superblock = self.writer.prepare()?;
         verify(&self.writer, &superblock)?;
+        self.may_be_valid = true;
         self.writer.commit(&superblock)?;
         Ok(self.writer.written())
+    }
+
+    /// Sees to it that nobody takes what was written, also after a power loss. If this fails, somebody may: then what it names has to
+    /// stay.
+    pub fn retract(&mut self) -> Result<(), ThinError> {
+        if self.may_be_valid {
+            self.writer.retract()?;
+            self.may_be_valid = false;
+        }
+        Ok(())
     }
 
     fn end_device(&mut self) -> Result<(), ThinError> {

@@ -46,7 +46,7 @@ pub struct OpenOptions {
     /// Free blocks that are written with zeros before they are given out, while syncs are frequent; 0 for none.
     pub written_ahead_blocks: u64,
     /// The data is on a block device: what is made ready there takes nothing of the host until it is written, and no journal notes the first
-    /// write, so nothing is written ahead.
+    /// write, so nothing is written ahead. That is believed of one opening: what an earlier one left there is found by a trim.
     pub data_is_device: bool,
     /// Syncs and new blocks after which it is judged anew whether syncs are frequent.
     pub sync_window: u64,

@@ -7,10 +7,10 @@
 //! block and keeps nothing, so a picture of any size takes little memory.
 
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{PICTURE_TAG, Properties};
+use crate::format::{PICTURE_TAG, check_tag};
 use crate::request::{
-    Arrival, Base, MappedRun, Mappings, NewVolume, NoSpacePolicy, Outcome, PICTURE_GENERATION, Partial,
-    Request, Segment, Source, StreamBase,
+    Arrival, Base, MappedRun, Mappings, NewVolume, Outcome, PICTURE_GENERATION, Partial, Request, Segment,
+    Source, StreamBase,
 };
 use crate::transfer::Ask;
 use crate::units::{BLOCK_BYTES, VirtualBlock, VolumeId};
@@ -44,19 +44,12 @@ pub fn start(ask: &mut dyn Ask, snapshot: VolumeId, new: NewVolume) -> Result<Pa
         source,
         base: StreamBase::Snapshot(described.new.uuid),
         position_bytes: 0,
-        properties: properties().encode().into(),
+        properties: described.properties,
     };
     match ask.ask(Request::StartReceive { arrival: Box::new(arrival) })? {
         Outcome::Receiving(partial) => Ok(partial),
         other => Err(unexpected(&other)),
     }
-}
-
-/// No limits; and where there is no space, it fails at once, and does not wait before those who write.
-fn properties() -> Properties {
-    let mut properties = Properties::default();
-    properties.set_no_space(NoSpacePolicy::Error);
-    properties
 }
 
 /// Makes some blocks of the picture whole that are not, from `first` on.
@@ -77,18 +70,37 @@ pub fn fill(ask: &mut dyn Ask, picture: VolumeId, first: VirtualBlock) -> Result
 
 /// Makes the picture a snapshot called `name`, which is held by `tag` and what shows that it is a picture. Both are durable
 /// then, and so is all that was filled.
+///
+/// Fails with `Invalid` if it is not filled to its end, and for a name or tag that cannot be; then it is a picture under way still.
 pub fn finish(ask: &mut dyn Ask, picture: &Partial, name: &str, tag: &str) -> Result<()> {
     let &Partial { volume, size_bytes, is_picture, .. } = picture;
     if !is_picture {
         return Err(Error::invalid("it arrives from elsewhere, and is no picture").at(Place::Volume(volume)));
     }
+    let tag = format!("{PICTURE_TAG}{tag}");
+    check_tag(&tag)?;
+    check_whole(ask, volume)?;
     ask.ask(Request::FinishReceive { volume, name: name.to_owned(), size_bytes })?;
-    let held = ask.ask(Request::Hold { volume, tag: format!("{PICTURE_TAG}{tag}") });
+    let held = ask.ask(Request::Hold { volume, tag });
     if held.is_err() {
         // The error is the one to tell. What stays is a snapshot like any other.
         let _ = ask.ask(Request::Delete { volumes: vec![volume], deferred: false });
     }
     held.map(drop)
+}
+
+fn check_whole(ask: &mut dyn Ask, picture: VolumeId) -> Result<()> {
+    let mut next = Some(VirtualBlock(0));
+    while let Some(first) = next {
+        let batch = mappings(ask, picture, first)?;
+        if let Some(run) = batch.runs.iter().find(|run| !run.is_whole) {
+            let message =
+                format!("the picture is not filled yet: virtual block {} is not whole", run.virtual_block);
+            return Err(Error::invalid(message).at(Place::Volume(picture)));
+        }
+        next = batch.next;
+    }
+    Ok(())
 }
 
 /// Some mappings of a picture or another snapshot, from `first` on.

@@ -49,8 +49,15 @@ pool_table() {
 
 # must_be_refused METADATA [FEATURE]
 must_be_refused() {
+    dmesg -C
     if dmsetup create refused --table "$(pool_table "$@")" 2>/dev/null; then die "the kernel took $*"; fi
-    dmesg | tail -n 20 | grep "could not access metadata RDWR due to unsupported optional features" | tail -n 1
+    dmesg | grep "could not access metadata RDWR due to unsupported optional features" | tail -n 1
+}
+
+# sum_of_data: of the whole data file.
+sum_of_data() {
+    drop_caches
+    sha256sum <"$pool/data"
 }
 
 number() { grep -o "\"$1\": *[0-9]*" /tmp/exported | head -n 1 | grep -o '[0-9]*$'; }
@@ -149,19 +156,22 @@ say "read-only without the feature, too"
 # With that lock taken away as well, only that the data is read-only keeps the kernel from writing there.
 cleared=$(losetup --find --show --read-only /mnt/pool/cleared)
 before=$(sha256sum /mnt/pool/cleared)
-if dmsetup create picture --table "$(pool_table "$cleared")"; then
-    dmsetup mknodes picture
-    dmsetup status picture
-    dmsetup create thin2 --table "0 $((size / 512)) thin /dev/mapper/picture 2"
-    dmsetup mknodes thin2
-    if timeout 20 dd if=/dev/zero of=/dev/mapper/thin2 bs=4k count=1 oflag=direct status=none; then die "wrote"; fi
-    dmsetup status picture
-    dmsetup remove thin2
-    dmsetup remove picture
-    say "without both locks it is taken, and cannot write"
-else
-    say "refused without both locks"
-fi
+# The pool stands still meanwhile, so that nobody else changes the data.
+kill -STOP "$server"
+sleep 1
+data_before=$(sum_of_data)
+dmsetup create picture --table "$(pool_table "$cleared")"
+dmsetup mknodes picture
+dmsetup status picture | grep " rw "
+dmsetup create thin2 --table "0 $((size / 512)) thin /dev/mapper/picture 2"
+dmsetup mknodes thin2
+if timeout 20 dd if=/dev/zero of=/dev/mapper/thin2 bs=4k count=1 oflag=direct status=none; then die "wrote"; fi
+dmsetup status picture
+dmsetup remove thin2
+dmsetup remove picture
+[ "$(sum_of_data)" = "$data_before" ] || die "the kernel wrote to the data"
+kill -CONT "$server"
+say "without both locks it is taken, and cannot write"
 [ "$(sha256sum /mnt/pool/cleared)" = "$before" ] || die "the kernel wrote to the metadata"
 losetup --detach "$cleared" "$data"
 

@@ -7,7 +7,6 @@ use std::fs;
 use tempfile::TempDir;
 use vellum_dm_bridge::picture::PictureWriter;
 use vellum_dm_bridge::{Metadata, check};
-use vellum_engine::Pool;
 use vellum_engine::error::ErrorKind;
 use vellum_engine::format::{PICTURE_TAG, VolumeKind};
 use vellum_engine::hand_over::HandOver;
@@ -17,6 +16,7 @@ use vellum_engine::request::{Mappings, Request};
 use vellum_engine::shrink_pool::{ShrinkOptions, shrink_pool};
 use vellum_engine::storage::MemoryDisk;
 use vellum_engine::units::{BLOCK_BYTES, SECTOR_BYTES, VirtualBlock, VolumeId};
+use vellum_engine::{Pool, VolumeInfo};
 use vellum_tests::driver::multiplier;
 use vellum_tests::rng::Rng;
 use vellum_tests::thin::{Content, content_of_pool, differs, fill_at_random, named};
@@ -75,10 +75,27 @@ fn assert_shown(pool: &Pool<MemoryDisk>, pinned: &Pinned, what: &str) {
     differs(&pinned.thin, &mut data, &pinned.content).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
 }
 
-/// The pool goes on: writes, zeros, discards, deleted snapshots, joined layers, punched blocks.
+/// The volume of a snapshot becomes what that is; if that volume is there.
+fn roll_back(infos: &[VolumeInfo], snapshot: &str) -> Request {
+    let id = |name: &str| infos.iter().find(|info| info.name == name).map(|info| info.id);
+    let volume = snapshot.split('@').next().and_then(id);
+    match (volume, id(snapshot)) {
+        (Some(volume), Some(snapshot)) => Request::Rollback { volume, snapshot },
+        _ => Request::Trim { first_block: 0 },
+    }
+}
+
+fn clone(snapshot: VolumeId, step: u8) -> Request {
+    let mut new = named(&format!("later{step}"), 0xc0);
+    new.uuid[1] = step;
+    Request::Clone { snapshot, new }
+}
+
+/// The pool goes on, clones and volumes that are rolled back too: writes, zeros, discards, deleted snapshots, joined layers,
+/// punched blocks.
 fn go_on(pool: &mut Pool<MemoryDisk>, rng: &mut Rng, size_bytes: u64) {
     let is_pin = |name: &str| name.ends_with(".picture");
-    for _ in 0..150 {
+    for step in 0..150u8 {
         let infos = pool.volumes();
         let volumes: Vec<_> = infos.iter().filter(|info| info.kind == VolumeKind::Volume).collect();
         let snapshots: Vec<_> =
@@ -86,12 +103,18 @@ fn go_on(pool: &mut Pool<MemoryDisk>, rng: &mut Rng, size_bytes: u64) {
         let volume = rng.pick(&volumes).id;
         let offset_bytes = rng.below(size_bytes / SECTOR_BYTES) * SECTOR_BYTES;
         let length_bytes = (rng.between(1, 20) * SECTOR_BYTES).min(size_bytes - offset_bytes);
-        let request = match rng.below(10) {
+        let request = match rng.below(13) {
             0 => Request::Discard { volume, offset_bytes, length_bytes, fua: false },
             1 => Request::Collapse { volume },
             2 => Request::Trim { first_block: 0 },
             3 if !snapshots.is_empty() => {
                 Request::Delete { volumes: vec![rng.pick(&snapshots).id], deferred: false }
+            }
+            10 if !snapshots.is_empty() => roll_back(&infos, &rng.pick(&snapshots).name),
+            11 if infos.iter().any(|info| info.kind == VolumeKind::Snapshot) => {
+                // Also of a pin: whoever writes to the clone does not write to what is shown.
+                let all: Vec<_> = infos.iter().filter(|info| info.kind == VolumeKind::Snapshot).collect();
+                clone(rng.pick(&all).id, step)
             }
             kind => {
                 let bytes = vec![if kind == 4 { 0 } else { 0xee }; length_bytes as usize];

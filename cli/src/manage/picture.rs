@@ -14,9 +14,9 @@ use crate::views::{
 };
 use crate::{host, names};
 use vellum_engine::picture;
-use vellum_engine::request::Partial;
+use vellum_engine::request::{Partial, Uuid};
 use vellum_engine::transfer::Ask;
-use vellum_engine::units::VirtualBlock;
+use vellum_engine::units::{VirtualBlock, VolumeId};
 
 /// What can be asked about pictures, wherever the pool runs. Blocking calls.
 ///
@@ -34,6 +34,11 @@ pub trait Picture {
 
     /// Where a snapshot has its blocks.
     fn mappings(&mut self, what: &AskMappingsView) -> Result<MappingsView>;
+}
+
+fn parse_uuid(text: &str) -> Result<Uuid> {
+    let uuid = uuid::Uuid::parse_str(text).map(uuid::Uuid::into_bytes);
+    uuid.map_err(|_| Error::new(Kind::Invalid, format!("'{}' is no uuid", text.escape_debug())))
 }
 
 impl<E: Engine> Opened<E> {
@@ -54,8 +59,11 @@ impl<E: Engine> Picture for Opened<E> {
         names::check_snapshot(&new.snapshot)?;
         names::check_snapshot(&new.name)?;
         let snapshot = self.find(&new.snapshot)?;
-        let new = host::new_volume(&new.name)?;
-        Ok(ArrivalView::new(&self.draw(|ask| picture::start(ask, snapshot, new))?))
+        let mut volume = host::new_volume(&new.name)?;
+        if let Some(uuid) = &new.uuid {
+            volume.uuid = parse_uuid(uuid)?;
+        }
+        Ok(ArrivalView::new(&self.draw(|ask| picture::start(ask, snapshot, volume))?))
     }
 
     fn fill_picture(&mut self, uuid: &str, part: &FillView) -> Result<FilledView> {
@@ -74,7 +82,12 @@ impl<E: Engine> Picture for Opened<E> {
     }
 
     fn mappings(&mut self, what: &AskMappingsView) -> Result<MappingsView> {
-        let volume = self.find(&what.name)?;
+        let views = VolumeView::all(&self.engine.volumes());
+        let snapshot = views.into_iter().find(|view| view.uuid == what.uuid);
+        let snapshot = snapshot.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no snapshot with the uuid {}", what.uuid))
+        })?;
+        let volume = VolumeId(snapshot.number);
         let first = VirtualBlock::containing(what.offset_bytes);
         Ok(MappingsView::new(&self.draw(|ask| picture::mappings(ask, volume, first))?))
     }

@@ -312,7 +312,7 @@ pub fn received(volume: &VolumeView) -> String {
 /// What has arrived in part, one a line: all that is to be told, or the tokens alone.
 pub fn arrivals(arrivals: &[ArrivalView], tokens_alone: bool) -> String {
     if tokens_alone {
-        return arrivals.iter().map(|arrival| arrival.token.clone()).collect::<Vec<_>>().join("\n");
+        return arrivals.iter().filter_map(|arrival| arrival.token.clone()).collect::<Vec<_>>().join("\n");
     }
     if arrivals.is_empty() {
         return String::new();
@@ -320,7 +320,7 @@ pub fn arrivals(arrivals: &[ArrivalView], tokens_alone: bool) -> String {
     let columns =
         [("NAME", Align::Left), ("ARRIVED", Align::Right), ("SIZE", Align::Right), ("TOKEN", Align::Left)];
     let row = |arrival: &ArrivalView| {
-        let token = if arrival.picture { "none: a picture" } else { &arrival.token };
+        let token = arrival.token.as_deref().unwrap_or("none: a picture");
         [arrival.name.clone(), size(arrival.position_bytes), size(arrival.size_bytes), token.to_owned()]
     };
     table(columns, &arrivals.iter().map(row).collect::<Vec<_>>())

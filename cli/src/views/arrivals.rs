@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use vellum_engine::format::uuid_text;
-use vellum_engine::request::Partial;
+use vellum_engine::request::{Partial, StreamBase};
 use vellum_engine::transfer::ResumeToken;
 
 /// A snapshot that has arrived in part.
@@ -18,8 +18,12 @@ pub struct ArrivalView {
     pub position_bytes: u64,
     /// Its size, or that of its base if that is larger.
     pub size_bytes: u64,
-    /// What `vellum send --resume` takes to go on.
-    pub token: String,
+    /// The uuid of the snapshot that it starts from, if there is one and it is known.
+    #[serde(default)]
+    pub base_uuid: Option<String>,
+    /// What `vellum send --resume` takes to go on; absent for a picture.
+    #[serde(default)]
+    pub token: Option<String>,
     /// Whether it becomes a picture, and nobody sends it.
     #[serde(default)]
     pub picture: bool,
@@ -28,12 +32,17 @@ pub struct ArrivalView {
 impl ArrivalView {
     /// The view of what the engine says.
     pub fn new(partial: &Partial) -> Self {
+        let base_uuid = match partial.base {
+            StreamBase::Snapshot(uuid) => Some(uuid_text(&uuid)),
+            StreamBase::Whole | StreamBase::Since(_) => None,
+        };
         Self {
             name: partial.name.clone(),
             uuid: uuid_text(&partial.uuid),
             position_bytes: partial.position_bytes,
             size_bytes: partial.size_bytes,
-            token: ResumeToken::from(partial).to_string(),
+            base_uuid,
+            token: (!partial.is_picture).then(|| ResumeToken::from(partial).to_string()),
             picture: partial.is_picture,
         }
     }

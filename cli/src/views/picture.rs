@@ -15,6 +15,9 @@ pub struct NewPictureView {
     pub snapshot: String,
     /// What it shall be called: a snapshot of the same volume.
     pub name: String,
+    /// What its uuid shall be; without it, a new one. With one that was asked for before, what there is of that picture is told.
+    #[serde(default)]
+    pub uuid: Option<String>,
 }
 
 /// Asks for a part of a picture to be filled.
@@ -57,8 +60,8 @@ pub struct FinishPictureView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AskMappingsView {
-    /// The snapshot.
-    pub name: String,
+    /// The uuid of the snapshot.
+    pub uuid: String,
     /// From where on.
     #[serde(default)]
     pub offset_bytes: u64,

@@ -154,6 +154,15 @@ impl<T: Target> MetadataWriter<T> {
         self.out.write_first(&superblock.encode(0))
     }
 
+    /// Writes a first block that nobody takes for a superblock, and makes it durable. After a [`MetadataWriter::commit`] that failed
+    /// the superblock may be there or not; after this it is not.
+    pub fn retract(&mut self) -> Result<()> {
+        let mut first: Block = [0; BLOCK_BYTES];
+        first[..UNFINISHED.len()].copy_from_slice(UNFINISHED);
+        first[UNFINISHED.len()..][..self.mark.len()].copy_from_slice(&self.mark);
+        self.out.write_first(&first)
+    }
+
     /// The device, to be read.
     pub fn target(&self) -> &T {
         self.out.target()
@@ -202,10 +211,7 @@ impl<T: Target> Sink for MetadataWriter<T> {
         if self.header.replace(header.clone()).is_some() {
             return Err(invalid("a second pool"));
         }
-        let mut first: Block = [0; BLOCK_BYTES];
-        first[..UNFINISHED.len()].copy_from_slice(UNFINISHED);
-        first[UNFINISHED.len()..][..self.mark.len()].copy_from_slice(&self.mark);
-        self.out.write_first(&first)
+        self.retract()
     }
 
     /// The number of mapped blocks in `details` is not used: mappings are counted.

@@ -7,7 +7,7 @@ use super::Core;
 use super::control::{check_reservation, check_size, family};
 use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name};
+use crate::format::{Delta, Properties, VolumeKind, VolumeRecord, VolumeState, check_name, check_tag};
 use crate::metadata::tree::LAST_KEY;
 use crate::metadata::{LOG_VOLUME, name_is_taken};
 use crate::request::{PropertiesChange, Request};
@@ -17,7 +17,6 @@ use crate::units::{VirtualBlock, VolumeId};
 /// Volumes and snapshots that go in one step; a volume takes all its snapshots along.
 const DELETIONS_MAX: usize = 4096;
 const HOLDS_MAX: usize = 16;
-const TAG_BYTES_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 64;
 /// Snapshots that a message names.
 const NAMED_MAX: usize = 3;
@@ -123,9 +122,7 @@ impl Core {
 
     fn delta_for_hold(&self, volume: VolumeId, tag: &str) -> Result<Delta> {
         let record = self.born(volume)?;
-        if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.chars().any(char::is_control) {
-            return Err(Error::invalid("a tag has 1 to 64 bytes and no control characters"));
-        }
+        check_tag(tag)?;
         if record.holds.iter().any(|held| held == tag) {
             let message = format!("'{tag}' holds it already");
             return Err(Error::new(ErrorKind::Exists, message).at(Place::Volume(volume)));

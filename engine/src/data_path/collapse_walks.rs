@@ -113,11 +113,16 @@ impl Core {
         if gone.kind != VolumeKind::Snapshot || self.options.collapse_bytes_per_s == 0 {
             return;
         }
-        let is_sharer =
-            |record: &&VolumeRecord| Some(record.id) == gone.origin || record.origin == Some(gone.id);
+        // A picture is younger than what it shows, and shares with clones of that, too.
+        let shown = self.shown_by(gone);
+        let since = if shown.is_some() { Generation(0) } else { gone.generation_of_birth };
+        let is_sharer = |record: &&VolumeRecord| {
+            let origin = record.origin;
+            Some(record.id) == gone.origin || origin == Some(gone.id) || shown.is_some() && origin == shown
+        };
         let sharers: Vec<VolumeId> = self.writable_volumes().filter(is_sharer).map(|r| r.id).collect();
         for volume in sharers {
-            let task = CollapseTask::new(Cause::Background, volume, gone.generation_of_birth);
+            let task = CollapseTask::new(Cause::Background, volume, since);
             let is_same =
                 |other: &&mut CollapseTask| other.cause == Cause::Background && other.volume == volume;
             // One walk of a volume looks for all that is gone.

@@ -3,7 +3,7 @@
 //! Owns the life of a *partial* volume: made, written like any volume but by its number only, and made a snapshot in
 //! one step when all of it has arrived. What a stream says is `format/stream.rs`'s, the way of its bytes `transfer/`'s.
 
-use super::control::VOLUME_BYTES_MAX;
+use super::control::{VOLUME_BYTES_MAX, family};
 use super::{Core, Key, Task, control};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::format::{Delta, Properties, Received, VolumeKind, VolumeRecord, check_name, uuid_text};
@@ -51,11 +51,19 @@ impl Core {
     }
 
     fn source_of(&self, record: &VolumeRecord) -> Source {
-        Source {
-            pool: self.metadata.superblock.pool,
-            volume: record.origin.unwrap_or(record.id),
-            generation: record.generation_of_birth,
-        }
+        // What a picture holds is no state of its volume at the time of its birth.
+        let volume = self.shown_by(record).or(record.origin).unwrap_or(record.id);
+        Source { pool: self.metadata.superblock.pool, volume, generation: record.generation_of_birth }
+    }
+
+    /// The snapshot that a picture shows, finished or not; none if it is no picture.
+    pub(super) fn shown_by(&self, record: &VolumeRecord) -> Option<VolumeId> {
+        let source = record.received.as_deref()?.source;
+        self.is_of_picture(&source).then_some(source.volume)
+    }
+
+    fn is_of_picture(&self, source: &Source) -> bool {
+        source.pool == self.metadata.superblock.pool && source.generation == PICTURE_GENERATION
     }
 
     /// All that has arrived in part, by number.
@@ -74,8 +82,7 @@ impl Core {
             position_bytes: received.position_bytes,
             size_bytes: record.size_bytes,
             is_resumed: false,
-            is_picture: received.source.pool == self.metadata.superblock.pool
-                && received.source.generation == PICTURE_GENERATION,
+            is_picture: self.is_of_picture(&received.source),
         })
     }
 
@@ -140,8 +147,14 @@ impl Core {
             ..self.new_record(id, VolumeKind::Partial, new)?
         };
         let Some(base) = self.base_of(arrival)? else { return Ok((Delta::Create { record }, vec![id])) };
+        let is_picture = self.is_of_picture(source);
+        if is_picture && family(&new.name) != family(&base.name) {
+            let message = format!("a picture of '{}' is called '{}@…'", base.name, family(&base.name));
+            return Err(Error::invalid(message).at(Place::Volume(base.id)));
+        }
         let record = VolumeRecord {
-            origin: Some(base.id),
+            // A picture shares with the volume as the snapshot does, also when that is gone.
+            origin: if is_picture { base.origin } else { Some(base.id) },
             // Until it has arrived nothing of the base is cut off.
             size_bytes: record.size_bytes.max(base.size_bytes),
             ..record
@@ -202,11 +215,26 @@ impl Core {
             return Err(Error::invalid("it is larger than what was announced").at(Place::Volume(volume)));
         }
         check_name(VolumeKind::Snapshot, name)?;
+        self.check_family(record, name)?;
         if self.metadata.volumes.find(name).is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("the name '{name}' is taken")));
         }
         let generation = self.metadata.forest.building;
         Ok((Delta::Arrive { volume, name: name.to_owned(), size_bytes, generation }, vec![volume]))
+    }
+
+    /// A picture is called as a snapshot of its volume, whatever that is called by now.
+    fn check_family(&self, record: &VolumeRecord, name: &str) -> Result<()> {
+        if self.shown_by(record).is_none() {
+            return Ok(());
+        }
+        let volume = record.origin.and_then(|origin| self.metadata.volumes.get(origin));
+        let own = family(&volume.filter(|volume| volume.has_name()).unwrap_or(record).name);
+        if family(name) == own {
+            return Ok(());
+        }
+        let message = format!("a picture of a snapshot of '{own}' is called '{own}@…'");
+        Err(Error::invalid(message).at(Place::Volume(record.id)))
     }
 }
 

@@ -289,7 +289,8 @@ impl Space {
     }
 
     /// Queues kept blocks to be punched until only `keep` are left, or what reservations need; at most `most` of them.
-    /// Written ones stay longest. On a device those that were never written take nothing, and are as they were before they were made ready.
+    /// Written ones stay longest. On a device those that were not written since the opening count as taking nothing, as before they
+    /// were made ready. What an earlier opening wrote there and nobody punched takes its room still: a trim finds it (docs/space.md).
     pub fn retire(&mut self, keep: u64, most: u64) {
         let excess = self.kept().saturating_sub(keep.max(self.reserved_blocks)).min(most);
         let fresh_count = excess.min(self.counts.fresh);

@@ -252,7 +252,12 @@ impl Core {
         if !self.options.can_wait {
             return NoSpace::Error;
         }
-        match self.metadata.volumes.get(volume).map(|record| record.properties.no_space()) {
+        let record = self.metadata.volumes.get(volume);
+        // Whoever makes a picture is told at once: it does not wait before those who write.
+        if record.is_some_and(|record| record.is_writable() && self.shown_by(record).is_some()) {
+            return NoSpace::Error;
+        }
+        match record.map(|record| record.properties.no_space()) {
             Some(NoSpacePolicy::Stall) => NoSpace::Stall,
             Some(NoSpacePolicy::Error) => NoSpace::Error,
             Some(NoSpacePolicy::AsPool) | None => self.settings.no_space,

@@ -71,8 +71,8 @@ pub use stream::{
 pub use superblock::{KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY_COMPATIBLE, LOST_RANGES, Superblock};
 pub use volume_leaf::{decode_volume_leaf, encode_volume_leaf};
 pub use volume_record::{
-    NAME_BYTES_MAX, PICTURE_TAG, RECORD_BYTES_MAX, Received, VolumeKind, VolumeRecord, VolumeState,
-    check_name,
+    NAME_BYTES_MAX, PICTURE_TAG, RECORD_BYTES_MAX, Received, TAG_BYTES_MAX, VolumeKind, VolumeRecord,
+    VolumeState, check_name, check_tag,
 };
 
 use crate::units::{Generation, PageNumber};

@@ -20,6 +20,8 @@ const HEADER_BYTES: usize = 4;
 pub const RECORD_BYTES_MAX: usize = 1900;
 /// Bytes of the longest name.
 pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes of the longest tag of a hold.
+pub const TAG_BYTES_MAX: usize = 64;
 
 /// What the tag of a hold begins with that keeps not only the snapshot, but each of its blocks where it is: metadata of
 /// dm-thin names them.
@@ -92,7 +94,7 @@ pub struct VolumeRecord {
     pub in_place_since: Generation,
     /// It is deleted when the last of its holds is released.
     pub deletion_deferred: bool,
-    /// Where it came from if another pool sent it.
+    /// Where it came from if another pool sent it; of a picture, the snapshot that it shows.
     pub received: Option<Box<Received>>,
     /// What a newer program wrote behind the fields above. Kept.
     pub unknown_tail: Vec<u8>,
@@ -280,6 +282,16 @@ pub fn check_name(kind: VolumeKind, name: &str) -> Result<()> {
     }
     if parts.iter().flat_map(|part| part.split('/')).any(str::is_empty) {
         return Err(Error::invalid("no part of a name may be empty"));
+    }
+    Ok(())
+}
+
+/// Whether a hold may have this tag; `Invalid` if not.
+pub fn check_tag(tag: &str) -> Result<()> {
+    if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.chars().any(char::is_control) {
+        return Err(Error::invalid(format!(
+            "a tag has 1 to {TAG_BYTES_MAX} bytes and no control characters"
+        )));
     }
     Ok(())
 }

@@ -24,12 +24,15 @@ pub struct Timed {
 
 impl Timed {
     pub fn new(data_blocks: u64, enforce_limits: bool) -> Self {
+        Self::with(data_blocks, &OpenOptions { enforce_limits, ..open_options() })
+    }
+
+    pub fn with(data_blocks: u64, options: &OpenOptions) -> Self {
         let create =
             CreateOptions { data_blocks, log_blocks: 64, uuid: [1; 16], secret: 4, created_unix_s: 0 };
         let (mut data, mut metadata) = (MemoryDisk::new(0), MemoryDisk::new(0));
         vellum_engine::metadata::create(&mut data, &mut metadata, &create).unwrap();
-        let options = OpenOptions { enforce_limits, ..open_options() };
-        let core = vellum_engine::open(&mut data, &mut metadata, &options).unwrap();
+        let core = vellum_engine::open(&mut data, &mut metadata, options).unwrap();
         Self { core, data, metadata, now_ms: 0, next: 0, answers: Vec::new() }
     }
 

@@ -77,12 +77,24 @@ pub fn open_target(path: &Path, size: Option<Size>, force: bool) -> Result<File>
 
 fn make(path: &Path, bytes: u64, options: &OpenOptions) -> Result<File> {
     let cannot = |cause: io::Error| Error::io(format!("cannot make '{}'", path.display()), &cause);
+    let is_new = path.symlink_metadata().is_err();
     let file = open_with(path, options, true)?;
-    file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(cannot)?;
+    file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(|cause| {
+        if is_new {
+            // The error that led here is the one to tell.
+            let _ = std::fs::remove_file(path);
+        }
+        cannot(cause)
+    })?;
     // Its name has to be there after a power loss: others rely on what is in it.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)?;
+    sync_folder(path).map_err(cannot)?;
     Ok(file)
+}
+
+/// Makes durable which names there are beside `path`.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all())
 }
 
 fn open_with(path: &Path, options: &OpenOptions, exclusive: bool) -> Result<File> {

@@ -12,6 +12,7 @@ mod given_files;
 mod import;
 mod live;
 mod picture;
+mod pins;
 mod release;
 mod restore;
 mod revoke;

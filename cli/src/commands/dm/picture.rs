@@ -2,11 +2,12 @@
 //!
 //! Owns the order, and the words. Each snapshot gets another that is whole and held, its pin; then the pins' blocks are
 //! written as dm-thin's metadata, whose superblock comes last. So whatever interrupts it leaves metadata that nobody takes, and at
-//! most pins, which are listed and can be deleted. What fails takes along what it made.
+//! most pins, which are listed and can be deleted. What fails takes along what it made: the metadata first, for nothing that it names may
+//! go while somebody could take it.
 
 use super::export::refuse_own;
 use super::files::{self, Watched};
-use super::release::release;
+use super::pins::{Pin, Pins};
 use crate::arguments::dm::DmExport;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -15,32 +16,28 @@ use crate::names;
 use crate::output::{Output, dm as text};
 use crate::pool_directory::PoolDirectory;
 use crate::size::Size;
-use crate::views::{
-    AskMappingsView, DmPictureView, DmPinnedView, FillView, FinishPictureView, MappedRunView, NewPictureView,
-    PoolView, VolumeView,
-};
+use crate::views::{AskMappingsView, DmPictureView, DmPinnedView, MappedRunView, PoolView, VolumeView};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 use vellum_dm_bridge::export::{Failure, metadata_bytes};
 use vellum_dm_bridge::format::{BLOCK_BYTES, DATA_BLOCK_SECTORS_MIN, DEVICE_ID_LIMIT};
 use vellum_dm_bridge::picture::PictureWriter;
-use vellum_dm_bridge::{Error as ThinError, Source, Written};
-use vellum_engine::format::PICTURE_TAG;
+use vellum_dm_bridge::{Error as ThinError, Source, Target, Written};
+use vellum_engine::format::{PICTURE_TAG, TAG_BYTES_MAX};
 use vellum_engine::hand_over::Plan;
 use vellum_engine::units::BLOCK_BYTES as DATA_BLOCK_BYTES;
 
 /// Bytes of a tag behind what shows that it is a picture's.
-const TAG_BYTES_MAX: usize = 64 - PICTURE_TAG.len();
+const PATH_BYTES_MAX: usize = TAG_BYTES_MAX - PICTURE_TAG.len();
 
 pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Result<()> {
     check_names(&flags.snapshot)?;
     refuse_own(&flags.metadata, directory)?;
     files::refuse_looped(&flags.metadata)?;
     let view = with_pool(directory, |pool| {
-        let mut drawing = Drawing { flags, directory, output, pins: Vec::new(), has_made_file: false };
-        drawing.run(pool).inspect_err(|_| drawing.undo(pool))
+        let mut drawing = Drawing::new(flags, directory, output);
+        drawing.run(pool).map_err(|error| drawing.undo(pool, error))
     })?;
     output.result(&view, text::picture)
 }
@@ -55,39 +52,44 @@ fn check_names(snapshots: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A snapshot that is shown, and the one that pins what is shown of it.
-struct Pin {
-    shown: VolumeView,
-    pin: VolumeView,
-    copied_bytes: u64,
-}
-
 struct Drawing<'a> {
     flags: &'a DmExport,
     directory: &'a PoolDirectory,
     output: Output,
-    pins: Vec<Pin>,
+    pins: Pins,
     has_made_file: bool,
+    /// The metadata was not finished, and could not be taken back.
+    may_be_valid: bool,
 }
 
-impl Drawing<'_> {
+impl<'a> Drawing<'a> {
+    fn new(flags: &'a DmExport, directory: &'a PoolDirectory, output: Output) -> Self {
+        let pins = Pins::default();
+        Self { flags, directory, output, pins, has_made_file: false, may_be_valid: false }
+    }
+
     fn run(&mut self, pool: &mut dyn Manage) -> Result<DmPictureView> {
         let shown = shown(pool, &self.flags.snapshot)?;
         let mut plan = Plan::default();
         for snapshot in &shown {
-            each_run(pool, &snapshot.name, |run| count(&mut plan, &run))?;
+            each_run(pool, &snapshot.uuid, |run| count(&mut plan, &run))?;
         }
         let status = pool.status()?;
         check_room(&status, plan.bytes_to_copy)?;
         plan.data_blocks = status.size_bytes / DATA_BLOCK_BYTES;
+        // Whether that can be told is learned before anything is made.
+        self.data_blocks(&status)?;
         let target = self.target(&plan)?;
         self.output.note(&told(&plan));
         let bar = if self.output.shows_progress() { progress_bar(&plan) } else { ProgressBar::hidden() };
+        let tag = tag_of(&self.flags.metadata);
         for snapshot in shown {
-            self.pin(pool, snapshot, &bar)?;
+            self.pins.make(pool, snapshot, &tag, &bar)?;
         }
         bar.finish_and_clear();
-        let (data_blocks, written) = self.write(pool, target)?;
+        // It may have grown for the blocks that were written.
+        let data_blocks = self.data_blocks(&pool.status()?)?;
+        let written = self.write(pool, target, data_blocks)?;
         Ok(self.view(data_blocks, &written))
     }
 
@@ -100,34 +102,38 @@ impl Drawing<'_> {
         Ok(Watched::quiet(file))
     }
 
-    /// Makes the snapshot that pins `shown`, whole.
-    fn pin(&mut self, pool: &mut dyn Manage, shown: VolumeView, bar: &ProgressBar) -> Result<()> {
-        let volumes = pool.volumes()?.into_iter().map(|volume| volume.name);
-        let taken = volumes.chain(pool.arrivals()?.into_iter().map(|arrival| arrival.name)).collect();
-        let name = free_name(&taken, &shown.name);
-        let new = NewPictureView { snapshot: shown.name.clone(), name: name.clone() };
-        let uuid = pool.start_picture(&new)?.uuid;
-        let pinned = fill(pool, &uuid, bar).and_then(|copied_bytes| {
-            let tag = tag_of(&self.flags.metadata);
-            Ok((pool.finish_picture(&uuid, &FinishPictureView { name, tag })?, copied_bytes))
-        });
-        let (pin, copied_bytes) = pinned.inspect_err(|_| {
-            // The error that led here is the one to tell. If it is finished, there is nothing to drop.
-            let _ = pool.abort(&uuid);
-        })?;
-        self.pins.push(Pin { shown, pin, copied_bytes });
-        Ok(())
+    /// Writes the metadata. If that fails, nobody takes what is there, or `may_be_valid` says that somebody may.
+    fn write(&mut self, pool: &mut dyn Manage, target: impl Target, data_blocks: u64) -> Result<Written> {
+        let mut writer = PictureWriter::begin(target, data_blocks).map_err(|error| self.thin(&error))?;
+        let written = self.write_all(pool, &mut writer);
+        if written.is_err() {
+            self.may_be_valid = writer.retract().is_err() && !self.removes_file();
+        }
+        written
     }
 
-    fn write(&self, pool: &mut dyn Manage, target: Watched) -> Result<(u64, Written)> {
-        let thin = |error: ThinError| super::explained(&self.flags.metadata, &error);
-        let data_blocks = self.data_blocks(&pool.status()?)?;
-        let mut writer = PictureWriter::begin(target, data_blocks).map_err(thin)?;
-        for pin in &self.pins {
-            writer.device(pin.shown.number as u32).map_err(thin)?;
-            each_run(pool, &pin.pin.name, |run| writer.run(&run.run()).map_err(|error| self.failed(error)))?;
+    fn write_all<T: Target>(
+        &mut self,
+        pool: &mut dyn Manage,
+        writer: &mut PictureWriter<T>,
+    ) -> Result<Written> {
+        for Pin { shown, pin, .. } in &self.pins.list {
+            writer.device(shown.number as u32).map_err(|error| self.thin(&error))?;
+            each_run(pool, &pin.uuid, |run| writer.run(&run.run()).map_err(|error| self.failed(error)))?;
         }
-        Ok((data_blocks, writer.end().map_err(|error| self.failed(error))?))
+        self.pins.look_again(pool)?;
+        writer.end().map_err(|error| self.failed(error))
+    }
+
+    fn thin(&self, error: &ThinError) -> Error {
+        super::explained(&self.flags.metadata, error)
+    }
+
+    /// Removes the file if it was made here. Whether it is gone, also after a power loss.
+    fn removes_file(&mut self) -> bool {
+        let path = &self.flags.metadata;
+        let removes = std::mem::take(&mut self.has_made_file) && std::fs::remove_file(path).is_ok();
+        removes && files::sync_folder(path).is_ok()
     }
 
     /// What a device of the data file can have, now: the file may be shorter than the pool, but holds all that is mapped.
@@ -141,28 +147,37 @@ impl Drawing<'_> {
 
     fn failed(&self, failure: Failure) -> Error {
         match failure {
-            Failure::Thin(error) => super::explained(&self.flags.metadata, &error),
+            Failure::Thin(error) => self.thin(&error),
             Failure::Pool(error) => error.into(),
             other => Error::new(Kind::Damaged, format!("'{}': {other}", self.flags.metadata.display()))
                 .hint("the pool is what it was; name another file or device for the metadata"),
         }
     }
 
-    /// Takes back what was made. What cannot be taken back is listed, and `vellum dm release` takes it.
-    fn undo(&self, pool: &mut dyn Manage) {
-        for pin in &self.pins {
-            if let Err(error) = release(pool, &pin.pin, false) {
-                self.output.note(&format!("'{}' stays: {}", pin.pin.name, error.message()));
+    /// Takes back what was made, and says in the error what cannot be taken back.
+    fn undo(&mut self, pool: &mut dyn Manage, error: Error) -> Error {
+        let path = self.flags.metadata.display();
+        if self.may_be_valid {
+            let release = self.pins.commands().unwrap_or_default();
+            return error.hint(format!(
+                "whether '{path}' is valid now is not known, so what it names stays pinned: overwrite or destroy \
+                 that first, then {release}"
+            ));
+        }
+        self.pins.take_back(pool);
+        let error = match self.pins.commands() {
+            Some(commands) => {
+                let hint = format!("{}; what was pinned stays: {commands} takes it", error.hint_text());
+                error.hint(hint)
             }
-        }
-        if self.has_made_file {
-            // The error that led here is the one to tell.
-            let _ = std::fs::remove_file(&self.flags.metadata);
-        }
+            None => error,
+        };
+        self.removes_file();
+        error
     }
 
     fn view(&self, data_blocks: u64, written: &Written) -> DmPictureView {
-        let copied_bytes = self.pins.iter().map(|pin| pin.copied_bytes).sum();
+        let copied_bytes = self.pins.list.iter().map(|pin| pin.copied_bytes).sum();
         DmPictureView {
             metadata: self.flags.metadata.display().to_string(),
             data: self.directory.data().display().to_string(),
@@ -173,7 +188,7 @@ impl Drawing<'_> {
             copied_bytes,
             metadata_used_bytes: written.metadata_blocks_used * BLOCK_BYTES as u64,
             metadata_bytes: written.metadata_blocks * BLOCK_BYTES as u64,
-            devices: self.pins.iter().map(pinned_view).collect(),
+            devices: self.pins.list.iter().map(pinned_view).collect(),
         }
     }
 }
@@ -210,12 +225,12 @@ fn shown(pool: &mut dyn Manage, snapshots: &[String]) -> Result<Vec<VolumeView>>
 
 fn each_run(
     pool: &mut dyn Manage,
-    name: &str,
+    uuid: &str,
     mut act: impl FnMut(MappedRunView) -> Result<()>,
 ) -> Result<()> {
     let mut next = Some(0);
     while let Some(offset_bytes) = next {
-        let mappings = pool.mappings(&AskMappingsView { name: name.to_owned(), offset_bytes })?;
+        let mappings = pool.mappings(&AskMappingsView { uuid: uuid.to_owned(), offset_bytes })?;
         mappings.runs.into_iter().try_for_each(&mut act)?;
         next = mappings.next_bytes;
     }
@@ -248,34 +263,15 @@ fn check_room(status: &PoolView, needed_bytes: u64) -> Result<()> {
     Err(Error::new(Kind::NoSpace, message).hint("`vellum pool extend`, or show fewer snapshots"))
 }
 
-fn fill(pool: &mut dyn Manage, uuid: &str, bar: &ProgressBar) -> Result<u64> {
-    let mut copied_bytes = 0;
-    let mut next = Some(0);
-    while let Some(offset_bytes) = next {
-        let filled = pool.fill_picture(uuid, &FillView { offset_bytes })?;
-        copied_bytes += filled.copied_bytes;
-        bar.inc(filled.copied_bytes);
-        next = filled.next_bytes;
-    }
-    Ok(copied_bytes)
-}
-
-/// The first name of a picture of `snapshot` that nothing has.
-fn free_name(taken: &HashSet<String>, snapshot: &str) -> String {
-    let is_free = |name: &String| !taken.contains(name);
-    let mut names = (1u64..).map(|number| format!("{snapshot}.picture-{number}"));
-    names.find(is_free).unwrap_or_default()
-}
-
 /// The metadata's path, or the end of it.
 fn tag_of(metadata: &Path) -> String {
     let path = std::path::absolute(metadata).unwrap_or_else(|_| metadata.to_owned());
     let path: String =
         path.to_string_lossy().chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
-    if path.len() <= TAG_BYTES_MAX {
+    if path.len() <= PATH_BYTES_MAX {
         return path;
     }
-    let mut from = path.len() - (TAG_BYTES_MAX - 3);
+    let mut from = path.len() - (PATH_BYTES_MAX - 3);
     while !path.is_char_boundary(from) {
         from += 1;
     }
@@ -302,13 +298,94 @@ fn progress_bar(plan: &Plan) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manage::{Files, Growth};
+    use crate::pool_directory::NewDisks;
+    use std::io;
+    use vellum_dm_bridge::Metadata;
+
+    /// Fails the sync behind the superblock, and everything later unless it `heals`.
+    struct Failing {
+        bytes: Vec<u8>,
+        syncs: u32,
+        heals: bool,
+    }
+
+    impl Failing {
+        fn answer(&self) -> io::Result<()> {
+            let fails = self.syncs == 3 || self.syncs > 3 && !self.heals;
+            if fails { Err(io::Error::other("the disk is failing")) } else { Ok(()) }
+        }
+    }
+
+    impl Source for Failing {
+        fn length_bytes(&self) -> io::Result<u64> {
+            self.bytes.length_bytes()
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            self.bytes.read_at(offset, buffer)
+        }
+    }
+
+    impl Target for Failing {
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            if self.syncs >= 3 && !self.heals {
+                return self.answer();
+            }
+            self.bytes.write_at(offset, bytes)
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            self.syncs += 1;
+            self.answer()
+        }
+    }
+
+    /// Whether the metadata is valid, what the pool has then, and what is said, if the last sync fails.
+    fn behind_a_failed_sync(heals: bool, has_made_file: bool) -> (bool, Vec<String>, Error) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = PoolDirectory::new(folder.path().join("pool"));
+        let mut pool = Files::create(&directory, 16 << 20, &NewDisks::default(), Growth::Never).unwrap();
+        pool.create_volume("disk", 1 << 20, 0).unwrap();
+        let shown = pool.create_snapshots(&["disk@one".to_owned()]).unwrap().remove(0);
+        let metadata = folder.path().join("tmeta");
+        std::fs::write(&metadata, "").unwrap();
+        let flags = DmExport { metadata, snapshot: vec![shown.name.clone()], size: None, force: false };
+        let mut drawing = Drawing::new(&flags, &directory, Output::new(false));
+        drawing.has_made_file = has_made_file;
+        drawing.pins.make(&mut pool, shown, "test", &ProgressBar::hidden()).unwrap();
+        let mut target = Failing { bytes: vec![0; 1 << 20], syncs: 0, heals };
+        let error = drawing.write(&mut pool, &mut target, 256).unwrap_err();
+        let error = drawing.undo(&mut pool, error);
+        assert_eq!(flags.metadata.exists(), !has_made_file);
+        let names = pool.volumes().unwrap().into_iter().map(|volume| volume.name).collect();
+        (Metadata::open(&target.bytes).is_ok(), names, error)
+    }
+
+    #[test]
+    fn metadata_is_taken_back_before_what_it_names() {
+        let (is_valid, names, error) = behind_a_failed_sync(true, false);
+        assert!(!is_valid && error.kind() == Kind::Io);
+        assert_eq!(names, ["disk", "disk@one"]);
+        // A file that is gone is as good.
+        let (_, names, _) = behind_a_failed_sync(false, true);
+        assert_eq!(names, ["disk", "disk@one"]);
+    }
+
+    #[test]
+    fn what_valid_metadata_names_stays_pinned() {
+        let (is_valid, names, error) = behind_a_failed_sync(false, false);
+        assert!(is_valid && error.kind() == Kind::Io);
+        assert_eq!(names, ["disk", "disk@one", "disk@one.picture-1"]);
+        assert!(error.hint_text().contains("`vellum dm release disk@one.picture-1`"), "{error}");
+    }
 
     #[test]
     fn a_tag_has_room_for_the_end_of_any_path() {
         assert_eq!(tag_of(Path::new("/a/b\nc")), "/a/b?c");
         let long = tag_of(Path::new(&format!("/{}/tmeta", "é".repeat(100))));
         assert!(
-            long.len() <= TAG_BYTES_MAX && long.starts_with("...é") && long.ends_with("/tmeta"),
+            long.len() <= PATH_BYTES_MAX && long.starts_with("...é") && long.ends_with("/tmeta"),
             "{long}"
         );
     }
