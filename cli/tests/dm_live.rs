@@ -177,15 +177,21 @@ const DMSETUP: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 echo "$*" >>"$here/log"
 case $1 in
-info) cat "$here/info" ;;
+info)
+    [ ! -e "$here/vanishing" ] || { rm "$here/vanishing"; echo "Device does not exist." >&2; exit 1; }
+    cat "$here/info" ;;
+wait) sed -i "s/|0|1|[0-9]*|/|0|1|$(($4 + 1))|/" "$here/info" ;;
 table) cat "$here/table" ;;
-status) [ "$2" = --noflush ] && echo "t-disk: 0 2048 thin 0 -" || cat "$here/status" ;;
+status)
+    [ ! -e "$here/blind" ] || exit 1
+    [ "$2" = --noflush ] && echo "t-disk: 0 2048 thin 0 -" || cat "$here/status" ;;
 suspend) sleep 0.5; touch "$here/suspended"; sleep 0.5 ;;
 resume)
     [ ! -e "$here/stays" ] || { echo "it stays so" >&2; exit 1; }
     rm -f "$here/suspended" ;;
 load) echo "$4" >"$here/table.new" ;;
 message)
+    [ ! -e "$here/blinds" ] || touch "$here/blind"
     echo "$4" | grep -q create_snap || exit 0
     grep -qx "$4" "$here/made" 2>/dev/null && { echo "File exists" >&2; exit 1; }
     echo "$4" >>"$here/made" ;;
@@ -231,7 +237,7 @@ impl Faked {
     fn list(&self, attributes: &str) {
         let uuid = &self.uuid;
         let pool = format!("VELLUM-{uuid}-pool|254|0|1|0|{attributes}|t-pool\n");
-        self.put("info", &format!("{pool}VELLUM-{uuid}-0|254|1|0|0|L--w|t-disk\n"));
+        self.put("info", &format!("{pool}VELLUM-{uuid}-1|254|1|0|0|L--w|t-disk\n"));
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -321,9 +327,9 @@ fn what_a_killed_command_has_suspended_goes_on_with_the_next() {
     let mut child = faked.begin_snapshot();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(faked.noted().contains("\"frozen\":0"), "{}", faked.noted());
+    assert!(faked.noted().contains("\"frozen\":1"), "{}", faked.noted());
     let told = faked.ok(&["dm", "status"]);
-    assert!(told.contains("thin device 0 was suspended"), "{told}");
+    assert!(told.contains("thin device 1 was suspended"), "{told}");
     // The program that suspends lives on, and the next command does not begin before it is done.
     faked.fails(Kind::Exists, &["dm", "activate", "group/disk"]);
     assert!(!faked.is_suspended() && !faked.noted().contains("frozen"), "{}", faked.log());
@@ -380,4 +386,39 @@ fn a_table_that_the_kernel_does_not_take_is_taken_back() {
     assert_eq!(faked.log().matches("load t-pool").count(), 2, "{}", faked.log());
     assert_eq!(fs::read_to_string(faked.folder.join("table.new")).unwrap(), table);
     assert_eq!(faked.log().matches("resume --noflush").count(), 3, "{}", faked.log());
+}
+
+#[test]
+fn a_device_of_others_may_vanish_while_all_are_listed() {
+    let faked = Faked::new();
+    faked.put("vanishing", "");
+    faked.ok(&["dm", "status"]);
+    assert!(!faked.folder.join("vanishing").exists());
+}
+
+#[test]
+fn whoever_waits_for_a_later_event_waits_for_each_before() {
+    let faked = Faked::new();
+    let told = faked.ok(&["--json", "dm", "status", "--after", "3", "--timeout", "60"]);
+    let status: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(status["pool"]["event"], 4, "{status}");
+    assert_eq!(faked.log().matches("wait --noflush t-pool").count(), 4, "{}", faked.log());
+}
+
+#[test]
+fn what_is_done_is_done_even_if_nobody_can_look() {
+    let faked = Faked::new();
+    faked.put("blinds", "");
+    let ran = ran(&mut faked.command(&["dm", "metadata-snapshot", "reserve"]));
+    assert!(ran.code == 0 && ran.err.contains("it is done"), "{}", ran.err);
+    assert!(faked.log().contains("reserve_metadata_snap"));
+}
+
+#[test]
+fn what_an_earlier_import_has_left_goes_with_the_next_export() {
+    let bench = Bench::with_pool();
+    let left = bench.pool().join("superblock.imported");
+    fs::write(&left, [0; 4112]).unwrap();
+    bench.ok(&["dm", "export", "--metadata", &bench.path("tmeta").display().to_string()]);
+    assert!(!left.exists());
 }

@@ -40,7 +40,8 @@ fn over_by_path(asked: Identity) -> Vec<PathBuf> {
 
 /// By what the devices themselves tell, as far as the program is there and may open them.
 fn over_by_inode(asked: Identity) -> Vec<PathBuf> {
-    let columns = ["--list", "--raw", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"];
+    // Not `--raw`: that escapes the blanks which some versions fill the numbers up with.
+    let columns = ["--list", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"];
     let listed = LOSETUP.run(With::default(), &columns).unwrap_or_default();
     let devices = listed.lines().filter_map(listed_device);
     devices.filter(|(_, backing)| *backing == asked).map(|(device, _)| device).collect()
@@ -87,7 +88,7 @@ mod tests {
     fn a_listed_device_is_known_by_its_inode() {
         let root = Path::new("/").metadata().unwrap();
         let (major, minor) = ((root.dev() >> 8) & 0xfff, (root.dev() & 0xff) | ((root.dev() >> 12) & !0xff));
-        let line = format!("/dev/loop7 {} {major}:{minor}", root.ino());
+        let line = format!("/dev/loop7 {}     {major}:{minor}  ", root.ino());
         let identity = Identity { device: root.dev(), inode: root.ino() };
         assert_eq!(listed_device(&line), Some(("/dev/loop7".into(), identity)));
         for line in ["", "/dev/loop7", "/dev/loop7 5", "/dev/loop7 x 1:2", "/dev/loop7 5 12"] {

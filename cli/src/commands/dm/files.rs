@@ -225,3 +225,51 @@ impl Target for Watched {
         self.file.sync()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vellum_dm_bridge::format::SpaceMapRoot;
+
+    fn superblock(transaction_id: u64, held_root: Option<u64>) -> Superblock {
+        Superblock {
+            needs_check: false,
+            unknown_flags: 0,
+            is_picture: false,
+            uuid: [0; 16],
+            time: 0,
+            transaction_id,
+            held_root,
+            data_space_map: SpaceMapRoot::default(),
+            metadata_space_map: SpaceMapRoot::default(),
+            mapping_root: 1,
+            details_root: 2,
+            data_block_sectors: 128,
+            metadata_blocks_at_format: 8,
+        }
+    }
+
+    #[test]
+    fn a_metadata_snapshot_that_went_meanwhile_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let put = |number: u64, superblock: &Superblock| {
+            let block = superblock.encode(number);
+            file.as_file().write_all_at(&block[..], number * BLOCK_BYTES as u64).unwrap();
+        };
+        put(0, &superblock(1, Some(3)));
+        put(3, &superblock(1, None));
+        put(5, &superblock(1, None));
+        let held = Held::look(file.path()).unwrap();
+        // The pool goes on.
+        put(0, &superblock(2, Some(3)));
+        held.require_same(file.path()).unwrap();
+        for (live, again) in [(None, 1), (Some(5), 1), (Some(3), 2)] {
+            put(0, &superblock(2, live));
+            put(3, &superblock(again, None));
+            let error = held.require_same(file.path()).unwrap_err();
+            assert!(error.kind() == Kind::Mismatch && error.message().contains("released meanwhile"));
+        }
+        put(0, &superblock(2, None));
+        assert_eq!(Held::look(file.path()).err().unwrap().kind(), Kind::Invalid);
+    }
+}
