@@ -4,6 +4,9 @@
 
 use crate::error::{Error, Result};
 use crate::exit::Kind;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use vellum_engine::options::{OpenOptions, Owner};
 use vellum_engine::request::{NewVolume, Uuid};
@@ -68,10 +71,53 @@ pub fn now_unix_s() -> u64 {
 
 /// Makes the signal for a file that would grow beyond its limit harmless: the write then fails as on a full disk.
 pub fn survive_file_size_limit() -> Result<()> {
-    let flag = std::sync::Arc::default();
+    let flag = Arc::default();
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, flag)
         .map(drop)
         .map_err(|cause| Error::io("cannot handle SIGXFSZ", &cause))
+}
+
+/// Signals that would end the program wait as long as this lives; then they do what they do otherwise. Once in a program.
+pub struct HeldSignals {
+    ends_at_once: Arc<AtomicBool>,
+    came: Vec<(i32, Arc<AtomicBool>)>,
+}
+
+impl HeldSignals {
+    /// Holds those that a terminal or an administrator sends, unless they are ignored.
+    pub fn hold() -> Result<Self> {
+        let cannot = |cause: std::io::Error| Error::io("cannot handle signals", &cause);
+        let ends_at_once = Arc::new(AtomicBool::new(false));
+        let ignored = ignored_signals();
+        let mut came = Vec::new();
+        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0)
+        {
+            let flag = Arc::new(AtomicBool::new(false));
+            // There is no way back to what was before: from then on the first one does what the system would.
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&ends_at_once))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
+                .map_err(cannot)?;
+            came.push((signal, flag));
+        }
+        Ok(Self { ends_at_once, came })
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        self.ends_at_once.store(true, Ordering::SeqCst);
+        for (signal, _) in self.came.iter().filter(|(_, came)| came.load(Ordering::SeqCst)) {
+            // It ends the program; if it cannot, the work goes on.
+            let _ = signal_hook::low_level::emulate_default_handler(*signal);
+        }
+    }
+}
+
+/// A bit for each signal that somebody, as `nohup`, lets this program ignore.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn no_randomness(cause: getrandom::Error) -> Error {

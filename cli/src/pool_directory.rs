@@ -25,7 +25,8 @@ use vellum_engine::units::{PAGE_BYTES, PageNumber};
 
 /// How long the kernel may take to finish writes of a process that was killed.
 const PATIENCE_WITH_THE_DEAD: Duration = Duration::from_secs(20);
-/// How long to wait for somebody who has the files open and does not say who it is, as readers do.
+/// How long to wait for somebody who has the files open and does not say who it is, as readers do, and commands on a pool that the
+/// kernel has.
 const PATIENCE_WITH_THE_UNKNOWN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -166,9 +167,11 @@ impl PoolDirectory {
         }
     }
 
-    /// How long to wait for whoever has the pool to let go: not at all for a process that lives.
+    /// How long to wait for whoever has the pool to let go: not at all for a process that lives. If the kernel has the pool, it is
+    /// another command that has the files, and not for long.
     fn patience(&self) -> Duration {
         match self.owner() {
+            Some(owner) if owner.kernel => PATIENCE_WITH_THE_UNKNOWN,
             Some(owner) if host::is_alive(&owner) => Duration::ZERO,
             Some(_) => PATIENCE_WITH_THE_DEAD,
             None => PATIENCE_WITH_THE_UNKNOWN,

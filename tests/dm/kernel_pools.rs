@@ -134,7 +134,7 @@ fn import(place: &Place, disks: &[NamedTempFile], more: &[&str]) -> (bool, Strin
 
 #[test]
 fn pools_that_only_the_kernel_wrote_are_taken() {
-    let sizes = [4, 16, 4, 64, 4, 64, 4, 64, 64, 64];
+    let sizes = [4, 16, 4, 64, 4, 64, 4, 64, 64, 64, 64, 64];
     let disks = sizes.map(|mib| disk(mib * MIB));
     let outcome = run(POOLS, &["dm-thin-pool"], &disks);
     let [full, larger, largest, held] = [0, 2, 4, 6].map(|at| &disks[at..at + 2]);
@@ -167,16 +167,18 @@ fn pools_that_only_the_kernel_wrote_are_taken() {
     }
 
     // What the metadata snapshot said while the pool was active, and what the pool was at its end.
-    let place = Place::new();
-    fs::create_dir(place.pool()).expect("a folder");
-    for (disk, name) in [(&disks[8], "data"), (&disks[9], "metadata")] {
-        fs::copy(disk.path(), place.pool().join(name)).expect("space");
+    for (taken, name) in [(&disks[8..10], "held"), (&disks[10..12], "again")] {
+        let place = Place::new();
+        fs::create_dir(place.pool()).expect("a folder");
+        for (disk, name) in taken.iter().zip(["data", "metadata"]) {
+            fs::copy(disk.path(), place.pool().join(name)).expect("space");
+        }
+        assert_holds(&place, &sums(&outcome, name));
     }
-    assert_holds(&place, &sums(&outcome, "held"));
     let place = Place::new();
     let (is_ok, _, error) = import(&place, held, &[]);
     assert!(is_ok, "{error}");
-    assert_holds(&place, &sums(&outcome, "now"));
+    assert_holds(&place, &sums(&outcome, "again"));
     assert_goes_back(&place);
 }
 

@@ -104,7 +104,7 @@ fn the_kernel_gets_a_pool_uses_it_and_gives_it_back() {
         disk
     });
     let script =
-        Script::new("bash live.sh \"$(cat binary)\" \"$(cat folder)\"").timeout(Duration::from_secs(420));
+        Script::new("bash live.sh \"$(cat binary)\" \"$(cat folder)\"").timeout(Duration::from_secs(600));
     let script = script.modules(&["dm-thin-pool", "loop", "ext4"]);
     let script = script.file("live.sh", LIVE).file("pool.sh", POOL).file("nbd.sh", NBD);
     let script = script.file("binary", BINARY).host_file(BINARY);

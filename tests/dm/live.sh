@@ -108,12 +108,21 @@ no_programs() {
     ! pgrep -x 'dmsetup|losetup' >/dev/null
 }
 
-# killed_at SECONDS COMMAND...: what it had started comes to its end.
+# killed_at SECONDS COMMAND...: what it had started comes to its end. How many were not done by then is in $hits.
+hits=0
 killed_at() {
-    local seconds=$1
+    local seconds=$1 status=0
     shift
-    timeout --foreground -s KILL "$seconds" "$vellum" --pool "$pool" "$@" >/dev/null 2>&1 || true
+    timeout --foreground -s KILL "$seconds" "$vellum" --pool "$pool" "$@" >/dev/null 2>&1 || status=$?
+    [ "$status" != 137 ] || hits=$((hits + 1))
     wait_for "the end of its programs" no_programs
+}
+
+# kills_hit WHAT: at least one since the last time.
+kills_hit() {
+    say "$hits kills hit"
+    [ "$hits" -gt 0 ] || die "no kill has hit $1"
+    hits=0
 }
 
 place_pool
@@ -196,6 +205,20 @@ forget disk disk 33
 all_devices_equal
 [ "$(dmsetup info --noheadings -c -o attr vellum-tank-disk | tr -d ' ')" = L--w ] || die "the origin is suspended"
 
+say "== killed snapshots"
+for seconds in 0.2 0.4 0.6; do
+    killed_at "$seconds" dm snapshot disk@killed
+    # Whatever changes something lets the origin go on.
+    fails 4 vellum dm activate disk
+    [ "$(dmsetup info --noheadings -c -o attr vellum-tank-disk | tr -d ' ')" = L--w ] || die "the origin is suspended"
+done
+kills_hit "a snapshot"
+# Made by now, or before a kill.
+vellum dm snapshot disk@killed || [ $? = 4 ]
+fails 4 vellum dm snapshot disk@killed
+cp "$content/disk" "$content/disk_killed"
+echo "disk_killed disk@killed" >>"$content/list"
+
 say "== metadata snapshot"
 vellum dm metadata-snapshot reserve >/dev/null
 is metadata_snapshot true
@@ -239,12 +262,14 @@ for seconds in 0.1 0.3 0.5 0.8 1.2; do
     vellum dm deactivate --keep >/dev/null
     nothing_is_left
 done
+kills_hit "an activation"
 for seconds in 0.2 0.6; do
     vellum dm activate disk >/dev/null
     killed_at "$seconds" dm deactivate --keep
     vellum dm deactivate --keep >/dev/null
     nothing_is_left
 done
+kills_hit "a deactivation"
 sound "$metadata"
 
 say "== out of space"
@@ -289,6 +314,7 @@ say "== back"
 # As after an interruption: some of it is down already.
 dmsetup remove low-large
 for seconds in 0.3 0.8 1.2 1.6; do killed_at "$seconds" dm deactivate; done
+kills_hit "a deactivation that takes the pool back"
 # Unless the last one was done before.
 vellum dm deactivate || [ $? = 9 ]
 nothing_is_left
@@ -327,5 +353,24 @@ vellum dm extend >/dev/null
 is size_bytes $((24 << 20))
 vellum dm deactivate
 nothing_is_left
+all_volumes_equal
+
+say "== deleted in the kernel"
+vellum dm export --metadata /dev/vdc --force >/dev/null
+vellum dm activate >/dev/null
+second=$(vellum dm clone disk second --json | grep -o '"device": *[0-9]*' | grep -o '[0-9]*$')
+look
+disk=$(awk '$2 == "disk" { print $1 }' <<<"$table")
+dmsetup remove vellum-device-disk
+for number in "$second" "$disk"; do dmsetup message vellum-device-pool 0 "delete $number"; done
+vellum dm deactivate --keep >/dev/null
+fails 3 vellum dm activate second
+fails 3 vellum dm activate disk
+[[ $said == *"deleted 'disk'"* ]] || die "$said"
+vellum dm deactivate
+nothing_is_left
+[ "$(vellum volume list --json | grep -o '"name"' | wc -l)" = 1 ] || die "there is $(vellum volume list)"
+# A snapshot without its volume is one.
+echo "disk_one disk-one" >"$content/list"
 all_volumes_equal
 say "done"

@@ -19,6 +19,20 @@ pub fn status(view: &DmStatusView) -> String {
     if let Some(metadata) = &view.metadata {
         rows.push(("files", format!("data '{}', metadata '{metadata}'", view.data)));
     }
+    if let Some(device) = view.frozen {
+        let what = format!(
+            "thin device {device} was suspended for a snapshot that was interrupted: `dmsetup resume`, or the next command that \
+             changes something, lets it go on"
+        );
+        rows.push(("WARNING", what));
+    }
+    if !view.begun.is_empty() {
+        let begun = view.begun.join(", ");
+        let what = format!(
+            "{begun}: begun by an interrupted activation; `vellum dm activate` makes them anew, `vellum dm deactivate` removes them"
+        );
+        rows.push(("WARNING", what));
+    }
     let text = fields(&rows);
     if view.devices.is_empty() { text } else { format!("{text}\n\n{}", devices(&view.devices)) }
 }

@@ -20,6 +20,10 @@ pub struct DmStatusView {
     pub pool: Option<DmPoolView>,
     /// Its active thin devices, by number.
     pub devices: Vec<DmDeviceView>,
+    /// Mapped devices that an interrupted activation has begun, and that have no table.
+    pub begun: Vec<String>,
+    /// Number of the thin device that an interrupted snapshot or clone had suspended.
+    pub frozen: Option<u32>,
 }
 
 /// An active pool.

@@ -4,19 +4,29 @@
 //! does not, waiting would never end, and dmsetup makes them itself.
 
 use super::names::MemberUuid;
-use super::run::{Error, ErrorKind, Program};
+use super::run::{Error, ErrorKind, Program, With};
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::sleep;
 use std::time::Duration;
+use vellum_engine::request::Uuid;
 
 const DMSETUP: Program = Program { name: "dmsetup", package: "dmsetup" };
+/// How long requests that are on their way may keep a device from being suspended.
+const SUSPEND: Duration = Duration::from_secs(30);
+/// How often a list is asked for that fails if one of its devices, anybody's, vanishes meanwhile.
+const TRIES: u32 = 5;
+const RETRY: Duration = Duration::from_millis(50);
 /// There while udev runs.
 const UDEV: &str = "/run/udev/control";
 
 /// Device-mapper of this kernel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DeviceMapper {
     udev_runs: bool,
+    lock: Option<Arc<OwnedFd>>,
 }
 
 /// A mapped device of a pool of Vellum.
@@ -36,6 +46,8 @@ pub struct MappedDevice {
     pub suspended: bool,
     /// Whether nobody may write.
     pub read_only: bool,
+    /// Whether it is one at all: who made it may have been killed before it had a table.
+    pub has_table: bool,
 }
 
 impl MappedDevice {
@@ -51,30 +63,48 @@ fn node(name: &str) -> PathBuf {
 
 impl Default for DeviceMapper {
     fn default() -> Self {
-        Self { udev_runs: Path::new(UDEV).exists() }
+        Self { udev_runs: Path::new(UDEV).exists(), lock: None }
     }
 }
 
 impl DeviceMapper {
-    fn environment(self) -> &'static [(&'static str, &'static str)] {
-        if self.udev_runs { &[] } else { &[("DM_DISABLE_UDEV", "1")] }
+    /// What is locked stays so as long as a program runs, even if this one is killed.
+    pub fn holding(self, lock: OwnedFd) -> Self {
+        Self { lock: Some(Arc::new(lock)), ..self }
     }
 
-    fn run(self, arguments: &[&str]) -> Result<String, Error> {
-        DMSETUP.run(self.environment(), arguments)
+    fn with(&self) -> With<'_> {
+        let environment: &[_] = if self.udev_runs { &[] } else { &[("DM_DISABLE_UDEV", "1")] };
+        With { environment, lock: self.lock.as_deref(), in_foreground: false }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String, Error> {
+        DMSETUP.run(self.with(), arguments)
+    }
+
+    /// Runs what looks at all devices, those of others too.
+    fn run_over_all(&self, arguments: &[&str]) -> Result<String, Error> {
+        let mut tries = 1;
+        loop {
+            match self.run(arguments) {
+                Err(error) if tries < TRIES && may_have_vanished(error.kind()) => tries += 1,
+                listed => return listed,
+            }
+            sleep(RETRY);
+        }
     }
 
     /// All devices of pools of Vellum.
-    pub fn devices(self) -> Result<Vec<MappedDevice>, Error> {
+    pub fn devices(&self) -> Result<Vec<MappedDevice>, Error> {
         // Others may have any name: it stands last.
         let fields = "uuid,major,minor,open,events,attr,name";
-        let listed = self.run(&["info", "--columns", "--noheadings", "--separator", "|", "-o", fields])?;
-        listed.lines().filter_map(device).collect()
+        let arguments = ["info", "--columns", "--noheadings", "--separator", "|", "-o", fields];
+        self.run_over_all(&arguments)?.lines().filter_map(device).collect()
     }
 
     /// Makes a device and gives its node.
     pub fn create(
-        self,
+        &self,
         name: &str,
         uuid: &MemberUuid,
         table: &str,
@@ -104,53 +134,93 @@ impl DeviceMapper {
     }
 
     /// Removes a device. `Busy` if somebody has it open.
-    pub fn remove(self, name: &str) -> Result<(), Error> {
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
         self.run(&["remove", "--retry", name]).map(drop)
     }
 
     /// The table that is active.
-    pub fn table(self, name: &str) -> Result<String, Error> {
+    pub fn table(&self, name: &str) -> Result<String, Error> {
         self.run(&["table", name])
     }
 
     /// What the kernel tells of it.
-    pub fn status(self, name: &str) -> Result<String, Error> {
+    pub fn status(&self, name: &str) -> Result<String, Error> {
         self.run(&["status", name])
     }
 
     /// What the kernel tells of all thin devices, anybody's too, by name.
-    pub fn thin_statuses(self) -> Result<BTreeMap<String, String>, Error> {
+    pub fn thin_statuses(&self) -> Result<BTreeMap<String, String>, Error> {
         // They do not change by a commit, and somebody else's pool need not do one for us.
-        let listed = self.run(&["status", "--noflush", "--target", "thin"])?;
+        let listed = self.run_over_all(&["status", "--noflush", "--target", "thin"])?;
         Ok(listed.lines().filter_map(named).collect())
     }
 
-    /// Gives a device another table, which takes effect in one step.
-    pub fn reload(self, name: &str, table: &str) -> Result<(), Error> {
+    /// Gives a device another table, which takes effect in one step. If it does not, the device goes on with the one that it has.
+    pub fn reload(&self, name: &str, table: &str) -> Result<(), Error> {
+        let old = self.table(name)?;
         self.run(&["load", name, "--table", table])?;
         // The kernel suspends, changes and resumes. Requests that wait for room must not be waited for.
-        self.run(&["resume", "--noflush", "--nolockfs", name]).map(drop)
+        let resume = || self.run(&["resume", "--noflush", "--nolockfs", name]).map(drop);
+        let Err(error) = resume() else { return Ok(()) };
+        if resume().is_ok() {
+            return Ok(());
+        }
+        let back = self.run(&["load", name, "--table", old.trim()]).and_then(|_| resume());
+        let what = match &back {
+            Ok(()) => "the table that it had is back".to_owned(),
+            Err(other) => {
+                format!("'{name}' may be suspended, and the table that it had is not back: {other}")
+            }
+        };
+        Err(Error::new(error.kind(), format!("{error}; {what}")))
     }
 
-    /// Brings what is on the way to its end, and lets everything else wait.
-    pub fn suspend(self, name: &str) -> Result<(), Error> {
-        self.run(&["suspend", name]).map(drop)
+    /// Brings what is on the way to its end, and lets everything else wait. If that takes too long the device goes on.
+    pub fn suspend(&self, name: &str) -> Result<(), Error> {
+        let is_done = DMSETUP.run_for(self.with(), &["suspend", name], Some(SUSPEND));
+        if matches!(is_done, Ok(true)) {
+            return Ok(());
+        }
+        // It may be suspended although this failed.
+        let resumed = self.resume(name);
+        is_done?;
+        let then =
+            resumed.map_or_else(|error| format!("it may be suspended: {error}"), |()| "it goes on".into());
+        let message =
+            format!("requests to '{name}' did not come to their end in {} s; {then}", SUSPEND.as_secs());
+        Err(Error::new(ErrorKind::Busy, message))
     }
 
     /// Lets a device go on.
-    pub fn resume(self, name: &str) -> Result<(), Error> {
+    pub fn resume(&self, name: &str) -> Result<(), Error> {
         self.run(&["resume", name]).map(drop)
     }
 
     /// Asks a pool for something.
-    pub fn message(self, name: &str, text: &str) -> Result<(), Error> {
+    pub fn message(&self, name: &str, text: &str) -> Result<(), Error> {
         self.run(&["message", name, "0", text]).map(drop)
     }
 
     /// Waits until there was an event behind `event`, at most for some time. Whether there was one.
-    pub fn wait(self, name: &str, event: u64, limit: Option<Duration>) -> Result<bool, Error> {
-        DMSETUP.run_for(self.environment(), &["wait", "--noflush", name, &event.to_string()], limit)
+    pub fn wait(&self, name: &str, event: u64, limit: Option<Duration>) -> Result<bool, Error> {
+        let with = With { lock: None, in_foreground: true, ..self.with() };
+        DMSETUP.run_for(with, &["wait", "--noflush", name, &event.to_string()], limit)
     }
+}
+
+/// Whether it can be that a device of the list has gone: the words for that differ.
+fn may_have_vanished(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::Failed)
+}
+
+/// The name of the device that a pool has in the kernel, if it has one. Needs neither programs nor rights.
+pub fn active_pool(pool: &Uuid) -> Option<String> {
+    let uuid = MemberUuid::pool(pool).to_string();
+    let read = |path: PathBuf| std::fs::read_to_string(path).map(|text| text.trim_end().to_owned());
+    let devices = std::fs::read_dir("/sys/block").ok()?;
+    let mut devices = devices.flatten().map(|device| device.path().join("dm"));
+    let found = devices.find(|device| read(device.join("uuid")).is_ok_and(|found| found == uuid))?;
+    Some(read(found.join("name")).unwrap_or(uuid))
 }
 
 /// A line of the list; nothing if it is somebody else's.
@@ -172,6 +242,7 @@ fn device(line: &str) -> Option<Result<MappedDevice, Error>> {
         event,
         suspended: attributes.contains('s'),
         read_only: attributes.contains('r'),
+        has_table: attributes.starts_with('L'),
     }))
 }
 
@@ -205,11 +276,14 @@ mod tests {
             event: 7,
             suspended: true,
             read_only: true,
+            has_table: true,
         };
         assert_eq!(found, expected);
         assert_eq!(found.path(), Path::new("/dev/mapper/tank-group:disk@monday"));
         let pool = device(&format!("{UUID}pool|254|0|0|0|L--w|tank-pool")).unwrap().unwrap();
-        assert!(pool.uuid.device.is_none() && !pool.suspended && !pool.read_only);
+        assert!(pool.uuid.device.is_none() && !pool.suspended && !pool.read_only && pool.has_table);
+        let begun = device(&format!("{UUID}pool|254|0|0|0|---w|tank-pool")).unwrap().unwrap();
+        assert!(!begun.has_table);
     }
 
     #[test]

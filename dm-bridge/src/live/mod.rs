@@ -11,7 +11,7 @@ mod run;
 mod status;
 mod tables;
 
-pub use mapper::{DeviceMapper, MappedDevice};
+pub use mapper::{DeviceMapper, MappedDevice, active_pool};
 pub use names::{
     MemberUuid, PREFIX_BYTES_MAX, pool_name, prefix_is_valid, prefix_of_directory, prefix_of_pool, thin_name,
 };

@@ -2,7 +2,7 @@
 //!
 //! Owns where the XML goes, and what lost and found ranges become as views.
 
-use super::files::{self, Watched};
+use super::files::{self, Held, Watched};
 use crate::arguments::dm::DmDump;
 use crate::error::{Error, Result};
 use crate::output::{Output, dm as text};
@@ -14,6 +14,7 @@ use vellum_dm_bridge::format::DeviceDetails;
 use vellum_dm_bridge::{LostRange, Metadata, PoolHeader, Run, Salvage, Sink, XmlWriter};
 
 pub fn run(flags: &DmDump, output: Output) -> Result<()> {
+    let held = flags.metadata_snapshot.then(|| Held::look(&flags.metadata)).transpose()?;
     let source = Watched::new(files::open(&flags.metadata, flags.metadata_snapshot)?, "dumping", output);
     let bar = source.bar();
     let opened =
@@ -23,9 +24,13 @@ pub fn run(flags: &DmDump, output: Output) -> Result<()> {
     if metadata.superblock().is_picture {
         output.note("note: the metadata is a picture; what is restored from this lets the kernel write over the pool's data");
     }
+    let still = || match &held {
+        Some(held) => held.require_same(&flags.metadata).map_err(Failed::Here),
+        None => Ok(()),
+    };
     let copied = match &flags.output {
-        None => copy(&metadata, std::io::stdout().lock()),
-        Some(path) => to_file(&metadata, path),
+        None => copy(&metadata, std::io::stdout().lock()).and_then(|done| still().map(|()| done)),
+        Some(path) => to_file(&metadata, path, still),
     };
     bar.finish_and_clear();
     let (salvage, counted) = copied.map_err(|failed| match failed {
@@ -62,14 +67,18 @@ impl From<vellum_dm_bridge::Error> for Failed {
     }
 }
 
-/// Writes a new file, or none.
-fn to_file(metadata: &Metadata<Watched>, path: &Path) -> std::result::Result<(Salvage, Counted), Failed> {
+/// Writes a new file, or none: what it was written from must `still` be there at the end.
+fn to_file(
+    metadata: &Metadata<Watched>,
+    path: &Path,
+    still: impl FnOnce() -> std::result::Result<(), Failed>,
+) -> std::result::Result<(Salvage, Counted), Failed> {
     let cannot =
         |cause: std::io::Error| Failed::Here(Error::io(format!("cannot write '{}'", path.display()), &cause));
     let file = File::options().write(true).create_new(true).open(path).map_err(cannot)?;
     let result = copy(metadata, &file).and_then(|done| {
         file.sync_all().map_err(cannot)?;
-        Ok(done)
+        still().map(|()| done)
     });
     if result.is_err() {
         // The error that led here is the one to tell.

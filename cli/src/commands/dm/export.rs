@@ -4,12 +4,13 @@
 
 use super::files::{self, Watched};
 use super::given_files::GivenFiles;
+use super::import::kept_superblock;
 use crate::arguments::dm::DmExport;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::host;
 use crate::output::{Output, dm as text};
-use crate::pool_directory::{Disks, PoolDirectory};
+use crate::pool_directory::{Disks, PoolDirectory, identity};
 use crate::size::Size;
 use crate::views::{DmExportView, DmThinView, VolumeKind};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,6 +30,9 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
     })?;
     refuse_own(&flags.metadata, directory)?;
     let mut disks = directory.open_disks()?;
+    if let Some(pool) = identity(&mut disks.metadata) {
+        files::refuse_active(&pool)?;
+    }
     files::refuse_looped(&directory.data())?;
     files::refuse_looped(&flags.metadata)?;
     // Nobody else goes on with it meanwhile: the pool is locked.
@@ -36,6 +40,10 @@ pub fn run(flags: &DmExport, directory: &PoolDirectory, output: Output) -> Resul
     let options = ExportOptions { open: host::open_options(&disks.data)?, interrupted };
     let was_there = flags.metadata.symlink_metadata().is_ok();
     let exported = exported(flags, &mut disks, &options, directory, output);
+    if exported.is_ok() {
+        // Of an earlier hand-over: there it brought back what nobody has any more. That it stays does no harm.
+        let _ = std::fs::remove_file(kept_superblock(directory));
+    }
     // What an interrupted hand-over has to go on with must stay.
     let is_ours = directory.slot_owner().is_some_and(|owner| !owner.kernel);
     if exported.is_err() && is_ours {

@@ -1,19 +1,22 @@
 //! Files and devices with dm-thin's metadata: how they are opened, made and watched.
 //!
-//! Owns who may have them meanwhile: a device that the kernel uses is refused, unless only its metadata snapshot is read.
+//! Owns who may have them meanwhile: a device that the kernel uses is refused, unless only its metadata snapshot is read. What an earlier
+//! reader has left of a device in the page cache is dropped: the kernel's pool writes past it.
 
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::output::Output;
 use crate::size::Size;
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use vellum_dm_bridge::live::loops;
+use vellum_dm_bridge::format::{BLOCK_BYTES, Block, Superblock};
+use vellum_dm_bridge::live::{self, loops};
 use vellum_dm_bridge::{Source, Target};
+use vellum_engine::request::Uuid;
 
 /// Others put their signatures into the first or the last MiB.
 const LOOKED_AT_BYTES: u64 = 1 << 20;
@@ -39,6 +42,13 @@ pub fn refuse_looped(path: &Path) -> Result<()> {
     let (name, device) = (device.file_name().unwrap_or_default().display(), device.display());
     Err(Error::new(Kind::InUse, format!("'{}' is under the loop device {name}", path.display()))
         .hint(format!("`vellum dm deactivate`, or end what else uses it and `losetup --detach {device}`")))
+}
+
+/// Refuses a pool that device-mapper has, whatever its files are called here. A kernel without device-mapper has none.
+pub fn refuse_active(pool: &Uuid) -> Result<()> {
+    let Some(name) = live::active_pool(pool) else { return Ok(()) };
+    Err(Error::new(Kind::InUse, format!("the kernel has the pool active as '{name}'"))
+        .hint("`vellum dm deactivate` ends that and takes the pool back"))
 }
 
 /// Opens metadata that the caller has begun to write.
@@ -103,7 +113,13 @@ fn open_with(path: &Path, options: &OpenOptions, exclusive: bool) -> Result<File
     if exclusive && is_device {
         options.custom_flags(OFlags::EXCL.bits() as i32);
     }
-    options.open(path).map_err(|cause| match cause.raw_os_error() {
+    let opened = options.open(path).and_then(|file| {
+        if is_device {
+            drop_cached(&file)?;
+        }
+        Ok(file)
+    });
+    opened.map_err(|cause| match cause.raw_os_error() {
         Some(code) if code == rustix::io::Errno::BUSY.raw_os_error() => {
             Error::new(Kind::InUse, format!("the kernel or a program uses '{}'", path.display()))
                 .hint("deactivate the pool first, or read its metadata snapshot by --metadata-snapshot")
@@ -113,6 +129,54 @@ fn open_with(path: &Path, options: &OpenOptions, exclusive: bool) -> Result<File
             error => error,
         },
     })
+}
+
+/// What is read next comes from the device.
+fn drop_cached(device: &File) -> io::Result<()> {
+    Ok(fadvise(device, 0, None, Advice::DontNeed)?)
+}
+
+/// The metadata snapshot of a pool that may be active.
+pub struct Held {
+    /// Where its superblock is.
+    root: u64,
+    /// That superblock.
+    block: Box<Block>,
+}
+
+impl Held {
+    /// What it is now.
+    pub fn look(path: &Path) -> Result<Self> {
+        let explained = |error: vellum_dm_bridge::Error| super::explained(path, &error);
+        let file = open(path, true)?;
+        let read = |number: u64| {
+            let mut block: Box<Block> = Box::new([0; BLOCK_BYTES]);
+            let offset = number.saturating_mul(BLOCK_BYTES as u64);
+            FileExt::read_exact_at(&file, &mut block[..], offset)
+                .map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
+            Ok::<_, Error>(block)
+        };
+        let live = Superblock::decode(&*read(0)?, 0).map_err(explained)?;
+        let root = live.held_root.ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("'{}' has no metadata snapshot", path.display()))
+                .hint("`vellum dm metadata-snapshot reserve` makes one")
+        })?;
+        Ok(Self { root, block: read(root)? })
+    }
+
+    /// Fails if it is another by now, or none: then what was read since may be of both.
+    pub fn require_same(&self, path: &Path) -> Result<()> {
+        match Self::look(path) {
+            Ok(now) if now.root == self.root && now.block == self.block => return Ok(()),
+            Err(error) if error.kind() == Kind::Io => return Err(error),
+            _ => (),
+        }
+        Err(Error::new(
+            Kind::Mismatch,
+            "the metadata snapshot was released meanwhile: what was copied may be mixed",
+        )
+        .hint("reserve it, and do it again; release it only behind that"))
+    }
 }
 
 /// Whether two paths lead to one file or device.
@@ -171,5 +235,53 @@ impl Target for Watched {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vellum_dm_bridge::format::SpaceMapRoot;
+
+    fn superblock(transaction_id: u64, held_root: Option<u64>) -> Superblock {
+        Superblock {
+            needs_check: false,
+            unknown_flags: 0,
+            is_picture: false,
+            uuid: [0; 16],
+            time: 0,
+            transaction_id,
+            held_root,
+            data_space_map: SpaceMapRoot::default(),
+            metadata_space_map: SpaceMapRoot::default(),
+            mapping_root: 1,
+            details_root: 2,
+            data_block_sectors: 128,
+            metadata_blocks_at_format: 8,
+        }
+    }
+
+    #[test]
+    fn a_metadata_snapshot_that_went_meanwhile_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let put = |number: u64, superblock: &Superblock| {
+            let block = superblock.encode(number);
+            file.as_file().write_all_at(&block[..], number * BLOCK_BYTES as u64).unwrap();
+        };
+        put(0, &superblock(1, Some(3)));
+        put(3, &superblock(1, None));
+        put(5, &superblock(1, None));
+        let held = Held::look(file.path()).unwrap();
+        // The pool goes on.
+        put(0, &superblock(2, Some(3)));
+        held.require_same(file.path()).unwrap();
+        for (live, again) in [(None, 1), (Some(5), 1), (Some(3), 2)] {
+            put(0, &superblock(2, live));
+            put(3, &superblock(again, None));
+            let error = held.require_same(file.path()).unwrap_err();
+            assert!(error.kind() == Kind::Mismatch && error.message().contains("released meanwhile"));
+        }
+        put(0, &superblock(2, None));
+        assert_eq!(Held::look(file.path()).err().unwrap().kind(), Kind::Invalid);
     }
 }

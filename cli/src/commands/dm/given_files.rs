@@ -1,5 +1,5 @@
-//! What stands in a pool's directory while the kernel has the pool: a link to the kernel's metadata, and the names of thin devices
-//! that were made meanwhile.
+//! What stands in a pool's directory while the kernel has the pool: a link to the kernel's metadata, the names of thin devices that were
+//! made meanwhile, and which of them is suspended for a snapshot.
 //!
 //! Owns both files: `thin-metadata` and `thin-devices.json`. Each is replaced as a whole and durable when the call returns. The names are
 //! those of one hand-over: what an earlier one left behind is passed over.
@@ -31,6 +31,9 @@ struct NewThins {
     pool: String,
     incarnation: u64,
     devices: Vec<NewThin>,
+    /// Number of the thin device that is suspended for a snapshot. Whoever finds it here lets it go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen: Option<u32>,
 }
 
 /// The two files.
@@ -85,10 +88,19 @@ impl<'d> GivenFiles<'d> {
 
     /// What was made since the pool was given away.
     pub fn new_thins(&self, given: &Given) -> Result<Vec<NewThin>> {
+        Ok(self.read(given)?.map_or_else(Vec::new, |thins| thins.devices))
+    }
+
+    /// The thin device that a command has suspended which was interrupted.
+    pub fn frozen(&self, given: &Given) -> Result<Option<u32>> {
+        Ok(self.read(given)?.and_then(|thins| thins.frozen))
+    }
+
+    fn read(&self, given: &Given) -> Result<Option<NewThins>> {
         let path = self.names();
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(cause) if cause.kind() == Cause::NotFound => return Ok(Vec::new()),
+            Err(cause) if cause.kind() == Cause::NotFound => return Ok(None),
             Err(cause) => return Err(cannot("read", &path, &cause)),
         };
         let thins: NewThins = serde_json::from_slice(&text).map_err(|cause| {
@@ -97,12 +109,13 @@ impl<'d> GivenFiles<'d> {
                 .hint("move it away: what it names comes back as `thin-NUMBER`, unless --name and --size say better")
         })?;
         let is_of_this = thins.pool == uuid_text(&given.pool) && thins.incarnation == given.incarnation.0;
-        Ok(if is_of_this { thins.devices } else { Vec::new() })
+        Ok(Some(thins).filter(|_| is_of_this))
     }
 
-    /// Replaces what was made since the pool was given away.
-    pub fn set_new_thins(&self, given: &Given, devices: Vec<NewThin>) -> Result<()> {
-        let thins = NewThins { pool: uuid_text(&given.pool), incarnation: given.incarnation.0, devices };
+    /// Replaces what was made since the pool was given away, and which device is suspended.
+    pub fn set_new_thins(&self, given: &Given, devices: Vec<NewThin>, frozen: Option<u32>) -> Result<()> {
+        let thins =
+            NewThins { pool: uuid_text(&given.pool), incarnation: given.incarnation.0, devices, frozen };
         let text = serde_json::to_vec(&thins)
             .map_err(|cause| Error::new(Kind::Failure, format!("cannot write JSON: {cause}")))?;
         let new = self.directory.path().join("thin-devices.json.new");
@@ -165,8 +178,18 @@ mod tests {
         let files = GivenFiles::of(&directory);
         assert_eq!(files.new_thins(&given(1)).unwrap(), []);
         let thin = NewThin { device: 5, name: "disk@monday".into(), size_bytes: 4096 };
-        files.set_new_thins(&given(1), vec![thin.clone()]).unwrap();
-        assert_eq!(files.new_thins(&given(1)).unwrap(), [thin]);
+        files.set_new_thins(&given(1), vec![thin.clone()], Some(2)).unwrap();
+        assert_eq!(files.new_thins(&given(1)).unwrap(), std::slice::from_ref(&thin));
+        assert_eq!((files.frozen(&given(1)).unwrap(), files.frozen(&given(2)).unwrap()), (Some(2), None));
+        files.set_new_thins(&given(1), vec![thin.clone()], None).unwrap();
+        // As the file was before it could say that.
+        assert!(
+            !std::fs::read_to_string(folder.path().join("thin-devices.json")).unwrap().contains("frozen")
+        );
+        assert_eq!(
+            (files.new_thins(&given(1)).unwrap(), files.frozen(&given(1)).unwrap()),
+            (vec![thin], None)
+        );
         assert_eq!(files.new_thins(&given(2)).unwrap(), []);
         std::fs::write(folder.path().join("thin-devices.json"), "{").unwrap();
         assert_eq!(files.new_thins(&given(1)).unwrap_err().kind(), Kind::Damaged);

@@ -4,7 +4,7 @@
 //! everything else is copied. Where the data is taken, the kernel's metadata is made unusable before the pool has its name, and what
 //! brings it back stands in the pool's directory until then: run again, it goes on.
 
-use super::files::{self, Watched};
+use super::files::{self, Held, Watched};
 use super::given_files::GivenFiles;
 use crate::arguments::dm::DmImport;
 use crate::error::{Error, Result};
@@ -34,35 +34,33 @@ pub fn run(flags: &DmImport, directory: &PoolDirectory, output: Output) -> Resul
     super::super::pool::refuse_served(directory)?;
     let is_given = directory.owner().is_some_and(|owner| owner.kernel);
     let import = Import { flags, directory, output, path: path_of(flags, directory, is_given)? };
-    let (thin, mark) = import.metadata()?;
     let must_stay = flags.copy || flags.metadata_snapshot;
-    let view = match (is_given, must_stay) {
-        (true, true) => {
+    let view = match is_given {
+        true if must_stay => {
             return Err(Error::new(
                 Kind::Exists,
                 "there is a pool, which the kernel has; copies make a new one",
             )
             .hint("name another directory by --pool, or leave --copy and --metadata-snapshot out"));
         }
-        (true, false) => import.take_back(&thin, mark)?,
-        (false, false) if thin.superblock().data_block_sectors == DATA_BLOCK_SECTORS_MIN => {
-            import.adopt(&thin)?
-        }
-        (false, _) => import.copy(&thin)?,
+        true => import.take_back(Strict::No)?,
+        false => import.new_pool(must_stay)?,
     };
     output.result(&view, text::import)
+}
+
+/// Whether metadata has to be sound in all that it says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strict {
+    Yes,
+    No,
 }
 
 /// The pool that the kernel has comes back, if its metadata is sound.
 pub(super) fn take_back(directory: &PoolDirectory, output: Output) -> Result<DmImportView> {
     let flags = DmImport::default();
     let import = Import { flags: &flags, directory, output, path: path_of(&flags, directory, true)? };
-    // An import that was interrupted had it checked.
-    if !is_imported(&import.path) {
-        super::check::require_sound(&import.path, output)?;
-    }
-    let (thin, mark) = import.metadata()?;
-    import.take_back(&thin, mark)
+    import.take_back(Strict::Yes)
 }
 
 fn is_imported(path: &Path) -> bool {
@@ -91,7 +89,7 @@ struct Import<'a> {
 
 impl Import<'_> {
     /// The kernel's metadata. If an import of it was interrupted, with the superblock that it had before, and the mark that it has now.
-    fn metadata(&self) -> Result<(Thin, Option<Uuid>)> {
+    fn metadata(&self, given: Option<&Given>) -> Result<(Thin, Option<Uuid>)> {
         let path = &self.path;
         if !self.flags.metadata_snapshot {
             files::refuse_looped(path)?;
@@ -102,7 +100,7 @@ impl Import<'_> {
         read.map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), &cause))?;
         let mark = import::imported_mark(&first[..]);
         if let Some(mark) = mark {
-            first = self.kept_first(&mark).ok_or_else(|| self.imported_before(&mark))?;
+            first = self.kept_first(&mark).ok_or_else(|| self.imported_before(&mark, given))?;
         }
         let source = WithFirst { rest: Watched::quiet(file), first };
         let opened = match self.flags.metadata_snapshot {
@@ -115,9 +113,7 @@ impl Import<'_> {
 
     /// The superblock that was kept when `mark` took its place.
     fn kept_first(&self, mark: &Uuid) -> Option<Box<Block>> {
-        let kept = std::fs::read(self.kept()).ok()?;
-        let (first, kept_mark) = kept.split_at_checked(BLOCK_BYTES)?;
-        (kept_mark == mark).then(|| first.first_chunk().copied().map(Box::new))?
+        kept_first(self.directory, mark)
     }
 
     fn kept(&self) -> PathBuf {
@@ -125,9 +121,7 @@ impl Import<'_> {
     }
 
     /// Metadata that is made unusable, with nothing that brings it back.
-    fn imported_before(&self, mark: &Uuid) -> Error {
-        let given = self.directory.open_disks_read_only().ok();
-        let given = given.and_then(|mut disks| adopt::given(&mut disks.metadata).ok());
+    fn imported_before(&self, mark: &Uuid, given: Option<&Given>) -> Error {
         if given.is_some_and(|given| stamp(&given.mark()) == *mark) {
             let message = format!(
                 "a revocation has made '{}' unusable, and did not come to its end",
@@ -161,20 +155,36 @@ impl Import<'_> {
         })
     }
 
-    /// A pool that was given away comes back with all that its own metadata knows.
-    fn take_back(&self, thin: &Thin, mark: Option<Uuid>) -> Result<DmImportView> {
+    /// A thin pool becomes a new pool.
+    fn new_pool(&self, must_stay: bool) -> Result<DmImportView> {
+        let held = self.flags.metadata_snapshot.then(|| Held::look(&self.path)).transpose()?;
+        let (thin, _) = self.metadata(None)?;
+        if must_stay || thin.superblock().data_block_sectors != DATA_BLOCK_SECTORS_MIN {
+            return self.copy(&thin, held.as_ref());
+        }
+        self.adopt(&thin)
+    }
+
+    /// A pool that was given away comes back with all that its own metadata knows. Whatever is looked at, is so under the lock:
+    /// before, somebody else might activate the pool or change it.
+    fn take_back(&self, strict: Strict) -> Result<DmImportView> {
         let directory = self.directory;
         if let Some(named) = &self.flags.data {
             require_same(named, &directory.data())?;
         }
-        files::refuse_looped(&directory.data())?;
         let Disks { mut data, metadata: mut before } = directory.open_disks()?;
         let given = adopt::given(&mut before).map_err(|error| directory.explain(error))?;
+        self.refuse_used(&given)?;
+        // An import that was interrupted had it checked.
+        if strict == Strict::Yes && !is_imported(&self.path) {
+            super::check::require_sound(&self.path, self.output)?;
+        }
+        let (thin, mark) = self.metadata(Some(&given))?;
         if mark.is_some_and(|mark| mark != stamp(&given.mark())) {
             return Err(used_up(&self.path));
         }
         if !self.flags.force {
-            import::refuse_other(thin, &given).map_err(|error| {
+            import::refuse_other(&thin, &given).map_err(|error| {
                 directory.explain(error).hint(
                     "name the metadata that the kernel had last; --force takes any, and a wrong one mixes up volumes",
                 )
@@ -183,8 +193,10 @@ impl Import<'_> {
         let place = NewPlace::of(&directory.metadata());
         let _ = std::fs::remove_file(&place.new);
         let mut target = FileDisk::create(&place.new, 0).map_err(|error| directory.explain(error))?;
-        let imported = self.adopted(thin, &mut data, &mut target, Some(&given));
+        let imported = self.adopted(&thin, &mut data, &mut target, Some(&given));
         let imported = imported.inspect_err(|_| drop(std::fs::remove_file(&place.new)))?;
+        let unused = self.refuse_used(&given);
+        unused.inspect_err(|_| drop(std::fs::remove_file(&place.new)))?;
         self.disown(&stamp(&given.mark()))?;
         place.take()?;
         GivenFiles::of(directory).remove()?;
@@ -199,12 +211,21 @@ impl Import<'_> {
         Ok(self.view(&imported, true))
     }
 
+    /// Refuses a pool of which the kernel has anything.
+    fn refuse_used(&self, given: &Given) -> Result<()> {
+        files::refuse_active(&given.pool)?;
+        files::refuse_looped(&self.directory.data())?;
+        files::refuse_looped(&self.path)
+    }
+
     /// The data file is taken as it is.
     fn adopt(&self, thin: &Thin) -> Result<DmImportView> {
         import::refuse_picture(thin).map_err(|failure| self.explained(failure))?;
-        files::refuse_looped(self.data()?)?;
         let (mut disks, made) = self.directory.adopt_disks(self.data()?)?;
+        files::refuse_looped(self.data()?)?;
         let imported = self.adopted(thin, &mut disks.data, &mut disks.metadata, None)?;
+        files::refuse_looped(self.data()?)?;
+        files::refuse_looped(&self.path)?;
         self.disown(&host::new_uuid()?)?;
         drop(disks);
         made.keep()?;
@@ -212,8 +233,8 @@ impl Import<'_> {
         Ok(self.view(&imported, true))
     }
 
-    /// What is mapped is copied; data and metadata of the thin pool stay as they are.
-    fn copy(&self, thin: &Thin) -> Result<DmImportView> {
+    /// What is mapped is copied; data and metadata of the thin pool stay as they are. `held` is the metadata snapshot that is read.
+    fn copy(&self, thin: &Thin, held: Option<&Held>) -> Result<DmImportView> {
         let source = files::open(self.data()?, true)?;
         let (mut disks, made) = self.directory.create_disks(&NewDisks::default())?;
         let options = self.options(None)?;
@@ -222,6 +243,7 @@ impl Import<'_> {
         let imported = import::copy(thin, &source, data, metadata, &options, &mut told(&bar));
         bar.finish_and_clear();
         let imported = imported.map_err(|failure| self.explained(failure))?;
+        held.map_or(Ok(()), |held| held.require_same(&self.path))?;
         drop(disks);
         made.keep()?;
         Ok(self.view(&imported, false))
@@ -367,6 +389,17 @@ fn require_same(named: &Path, data: &Path) -> Result<()> {
 /// What brings back a superblock that an import has made unusable, until the pool has its name.
 pub(super) fn kept_superblock(directory: &PoolDirectory) -> PathBuf {
     directory.path().join("superblock.imported")
+}
+
+fn kept_first(directory: &PoolDirectory, mark: &Uuid) -> Option<Box<Block>> {
+    let kept = std::fs::read(kept_superblock(directory)).ok()?;
+    let (first, kept_mark) = kept.split_at_checked(BLOCK_BYTES)?;
+    (kept_mark == mark).then(|| first.first_chunk().copied().map(Box::new))?
+}
+
+/// Whether an import that began with this mark can go on. What an earlier hand-over has left behind says nothing.
+pub(super) fn is_kept_for(directory: &PoolDirectory, mark: &Uuid) -> bool {
+    kept_first(directory, mark).is_some()
 }
 
 fn used_up(path: &Path) -> Error {

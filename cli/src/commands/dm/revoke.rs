@@ -6,7 +6,7 @@
 use super::export::interrupted;
 use super::files;
 use super::given_files::GivenFiles;
-use super::import::kept_superblock;
+use super::import::is_kept_for;
 use crate::arguments::dm::DmRevoke;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
@@ -27,9 +27,10 @@ use vellum_engine::units::VolumeId;
 
 pub fn run(flags: &DmRevoke, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::super::pool::refuse_served(directory)?;
-    files::refuse_looped(&directory.data())?;
     let Disks { mut data, mut metadata } = directory.open_disks()?;
     let given = adopt::given(&mut metadata).map_err(|error| directory.explain(error))?;
+    files::refuse_active(&given.pool)?;
+    files::refuse_looped(&directory.data())?;
     let known = GivenFiles::of(directory);
     // What the directory knows may be lost.
     let path = flags.metadata.clone().or_else(|| known.metadata().filter(|path| path.exists()));
@@ -41,6 +42,9 @@ pub fn run(flags: &DmRevoke, directory: &PoolDirectory, output: Output) -> Resul
         _ => {}
     }
     if let (Found::Its, Some(path)) = (&found, &path) {
+        files::refuse_active(&given.pool)?;
+        files::refuse_looped(&directory.data())?;
+        files::refuse_looped(path)?;
         make_unusable(path, &given)?;
     }
     let is_untouched = matches!(found, Found::Mark);
@@ -76,7 +80,7 @@ fn look_at(path: &Path, given: &Given, directory: &PoolDirectory) -> Result<Foun
     }
     let stamp = stamp(&given.mark());
     if import::imported_mark(&first_block(&file)?) == Some(stamp) {
-        return match kept_superblock(directory).exists() {
+        return match is_kept_for(directory, &stamp) {
             true => Err(Error::new(
                 Kind::InUse,
                 "the pool is being taken back by an import, which was interrupted",

@@ -3,13 +3,13 @@
 //! Owns the order of it, what is looked at before, and that a failure leaves nothing behind. Loop devices are detached as soon as the pool
 //! has them: they are gone when it lets go, whatever becomes of this program.
 
-use super::{Known, Live, Members, explained, resolved, status};
+use super::{Known, Live, Members, explained, remove_begun, resolved, status, tell};
 use crate::arguments::dm_live::{DmActivate, NoSpacePolicy};
 use crate::commands::dm::{check, export, files};
 use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::names;
-use crate::output::{Output, dm_live as text};
+use crate::output::Output;
 use crate::pool_directory::PoolDirectory;
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
@@ -31,14 +31,15 @@ pub fn run(flags: &DmActivate, directory: &PoolDirectory, output: Output) -> Res
             .hint(format!("letters, digits and `#+-.:=@_`, at most {PREFIX_BYTES_MAX} of them")));
     }
     let live = Live::open(directory)?;
-    let members = live.members()?;
-    let mut made = Made::new(live.mapper);
+    let mut members = live.members()?;
+    remove_begun(&live, &mut members)?;
+    let mut made = Made::new(live.mapper.clone());
     match &members.pool {
         Some(pool) => add(&live, flags, &members, pool, &mut made, output)?,
         None => begin(&live, flags, &mut made, output)?,
     }
     made.keep();
-    output.result(&status::view(&live)?, text::status)
+    tell(status::view(&live), output)
 }
 
 /// What was made so far. Dropped, it takes that down again.
@@ -101,12 +102,23 @@ fn add(
         let thin = Thin { known, read_only: table.has("read_only"), prefix: prefix(live, flags, Some(pool)) };
         match thin.create(live, &pool.number, made) {
             Err(error) if error.kind() == Kind::NotFound && flags.names.is_empty() => {
-                output.note(&format!("the kernel has deleted '{}'", known.name));
+                output.note(&absent(known));
             }
             created => drop(created?),
         }
     }
     Ok(())
+}
+
+/// Why nothing can be made active of it.
+fn absent(known: &Known) -> String {
+    if known.is_new {
+        return format!(
+            "the kernel has no '{}': it was deleted there, or its making was interrupted",
+            known.name
+        );
+    }
+    format!("the kernel has deleted '{}'", known.name)
 }
 
 fn active(devices: &str) -> Error {
@@ -140,6 +152,8 @@ fn begin(live: &Live<'_>, flags: &DmActivate, made: &mut Made, output: Output) -
         low_water_blocks: low_water_bytes(live, flags, thin.data_blocks) / BLOCK_BYTES,
         features: features(live, flags),
     };
+    // Before the kernel has it: so the next command finds it, whatever becomes of this one.
+    live.files.set_metadata(&named)?;
     let prefix = prefix(live, flags, None);
     let (name, uuid) = (live::pool_name(&prefix), MemberUuid::pool(&live.given.pool));
     live.mapper.create(&name, &uuid, &table.to_string(), false).map_err(explained)?;
@@ -149,8 +163,7 @@ fn begin(live: &Live<'_>, flags: &DmActivate, made: &mut Made, output: Output) -
         let thin = Thin { known, read_only: flags.read_only, prefix: prefix.clone() };
         thin.create(live, &pool.number, made)?;
     }
-    // The kernel has it from there: so the next commands find it.
-    live.files.set_metadata(&named)
+    Ok(())
 }
 
 /// Any other metadata would make devices of blocks that are others'.
@@ -186,10 +199,13 @@ fn chosen(live: &Live<'_>, flags: &DmActivate, thin: &ThinMetadata, output: Outp
     let (there, gone): (Vec<Known>, Vec<Known>) = wanted.into_iter().partition(|known| thin.has(known));
     for known in &gone {
         if !flags.names.is_empty() {
-            let message = format!("the kernel has deleted '{}'", known.name);
-            return Err(Error::new(Kind::NotFound, message).hint("leave the name out"));
+            let error = Error::new(Kind::NotFound, absent(known));
+            return Err(match known.is_new {
+                true => error.hint("make it by `vellum dm snapshot` or `clone`, or leave the name out"),
+                false => error.hint("leave the name out"),
+            });
         }
-        output.note(&format!("the kernel has deleted '{}'", known.name));
+        output.note(&absent(known));
     }
     let is_known = |number: &&u32| there.iter().any(|known| known.device == **number);
     for number in thin.devices.keys().filter(|number| flags.names.is_empty() && !is_known(number)) {
@@ -310,7 +326,7 @@ impl Thin<'_> {
         let path = created.map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 Error::new(Kind::NotFound, format!("the kernel has no thin device {device} for '{name}'"))
-                    .hint("it was deleted there: leave the name out")
+                    .hint("it was deleted there, or never made: leave the name out")
             }
             _ => explained(error),
         })?;

@@ -3,7 +3,7 @@
 //! Owns the order of it: nothing is removed while anything is open; then thin devices, the pool, loop devices; then the pool is
 //! taken back as `vellum dm import` does it. Every step finds out by itself what is left to do, so it can be run again at any time.
 
-use super::{Live, Members, explained, resolved, status};
+use super::{Live, Members, explained, remove_begun, resolved, status};
 use crate::arguments::dm_live::DmDeactivate;
 use crate::commands::dm::{files, import};
 use crate::error::{Error, Result};
@@ -27,14 +27,15 @@ const RETRY: Duration = Duration::from_millis(50);
 
 pub fn run(flags: &DmDeactivate, directory: &PoolDirectory, output: Output) -> Result<()> {
     let live = Live::open(directory)?;
-    let members = live.members()?;
+    let mut members = live.members()?;
     refuse_open(&members)?;
     if !flags.keep {
         refuse_full(&live)?;
     }
-    let removed = remove(&live, &members)?;
+    let mut removed = remove_begun(&live, &mut members)?;
+    removed.extend(remove(&live, &members)?);
     release(&live)?;
-    // The pool is opened as a whole from here.
+    // The pool is opened as a whole from here, and looked at again when it is.
     drop(live);
     let imported = if flags.keep { None } else { Some(import::take_back(directory, output)?) };
     output.result(&DmDeactivateView { removed, imported }, text::deactivated)
@@ -91,7 +92,7 @@ fn release_file(file: &Path) -> Result<()> {
         let left = loops::over(file);
         let Some(device) = left.first() else { return Ok(()) };
         // Who has it open alone can end it; the kernel may still be at it itself.
-        left.iter().for_each(|device| end_idle(device));
+        left.iter().for_each(|device| end_idle(device, file));
         if start.elapsed() >= PATIENCE {
             let message = format!("'{}' over '{}' is in use", device.display(), file.display());
             return Err(Error::new(Kind::Busy, message)
@@ -101,8 +102,10 @@ fn release_file(file: &Path) -> Result<()> {
     }
 }
 
-fn end_idle(device: &Path) {
-    if files::open(device, false).is_ok() {
+fn end_idle(device: &Path, file: &Path) {
+    // Nobody else gets it for himself meanwhile; and it may be over another file by now.
+    let Ok(_held) = files::open(device, false) else { return };
+    if loops::over(file).iter().any(|over| over == device) {
         // If it fails the device is still there, which is told.
         let _ = loops::detach(device);
     }

@@ -3,11 +3,11 @@
 //! Owns the order of it: the file first, then its loop device, then the pool's table, by which the kernel enlarges its maps. Up to the last
 //! step nobody uses the new space, so a crash leaves the pool as large as it was, and the same command goes on.
 
-use super::{Live, explained, resolved, status};
+use super::{Live, explained, resolved, status, tell};
 use crate::arguments::dm_live::DmExtend;
 use crate::error::{Error, Result};
 use crate::exit::Kind;
-use crate::output::{Output, dm_live as text};
+use crate::output::Output;
 use crate::pool_directory::PoolDirectory;
 use crate::size::{Size, pool_blocks};
 use crate::views::DmStatusView;
@@ -16,7 +16,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use vellum_dm_bridge::Source;
 use vellum_dm_bridge::format::{BLOCK_BYTES as THIN_BLOCK_BYTES, MAX_METADATA_BLOCKS};
-use vellum_dm_bridge::live::loops;
+use vellum_dm_bridge::live::{PoolTable, loops};
 use vellum_engine::units::BLOCK_BYTES;
 
 /// Bytes of a sector in tables.
@@ -34,15 +34,35 @@ pub fn run(flags: &DmExtend, directory: &PoolDirectory, output: Output) -> Resul
     let metadata = resolved(&live.files.require_metadata(None)?)?;
     // Before anything is changed.
     let data = live.data()?;
-    let data = Growth::plan(&data, flags.size, table.size_bytes())?;
-    let metadata = Growth::plan(&metadata, flags.metadata_size, metadata_bytes(&live)?)?;
-    let data_bytes = data.grow()?;
-    let metadata_bytes = metadata.grow()?;
-    table.sectors = data_bytes / BLOCK_BYTES * (BLOCK_BYTES / SECTOR_BYTES);
-    live.mapper.reload(&pool.name, &table.to_string()).map_err(explained)?;
-    let view = status::view(&live)?;
-    require_grown(&view, table.size_bytes(), metadata_bytes)?;
-    output.result(&view, text::status)
+    let [data, metadata] = [
+        wants_data(flags).then(|| Growth::plan(&data, flags.size, table.size_bytes())).transpose()?,
+        wants_metadata(flags)
+            .then(|| Growth::plan(&metadata, flags.metadata_size, metadata_bytes(&live)?))
+            .transpose()?,
+    ];
+    let reload = |table: &PoolTable| live.mapper.reload(&pool.name, &table.to_string()).map_err(explained);
+    // More data needs room in the metadata for its counts, so that comes first.
+    let mut metadata_bytes = 0;
+    if let Some(metadata) = metadata {
+        metadata_bytes = metadata.grow()?;
+        reload(&table)?;
+    }
+    if let Some(data) = data {
+        table.sectors = data.grow()? / BLOCK_BYTES * (BLOCK_BYTES / SECTOR_BYTES);
+        reload(&table)?;
+    }
+    let view = status::view(&live);
+    view.as_ref().map_or(Ok(()), |view| require_grown(view, table.size_bytes(), metadata_bytes))?;
+    tell(view, output)
+}
+
+/// Without a flag both become as long as they can be.
+fn wants_data(flags: &DmExtend) -> bool {
+    flags.size.is_some() || flags.metadata_size.is_none()
+}
+
+fn wants_metadata(flags: &DmExtend) -> bool {
+    flags.metadata_size.is_some() || flags.size.is_none()
 }
 
 /// A kernel that wants a check first takes the table and leaves the maps as they are.
@@ -148,6 +168,17 @@ mod tests {
         assert_eq!(plan(Some(1 << 20), 1 << 20).unwrap().grow().unwrap(), 1 << 20);
         assert_eq!(file.as_file().metadata().unwrap().len(), 2 << 20);
         assert_eq!(plan(Some(1 << 19), 1 << 20).err().unwrap().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn what_is_not_named_is_left_alone() {
+        let wants = |size: Option<u64>, metadata: Option<u64>| {
+            let flags = DmExtend { size: size.map(Size), metadata_size: metadata.map(Size) };
+            (wants_data(&flags), wants_metadata(&flags))
+        };
+        assert_eq!(wants(None, None), (true, true));
+        assert_eq!((wants(Some(1), None), wants(None, Some(1))), ((true, false), (false, true)));
+        assert_eq!(wants(Some(1), Some(1)), (true, true));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::exit::Kind;
 use crate::output::{Output, dm_live as text};
 use crate::pool_directory::PoolDirectory;
+use crate::views::DmStatusView;
 use rustix::fs::{major, minor};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -65,12 +67,26 @@ struct Members {
     pool: Option<MappedDevice>,
     /// By number.
     thins: Vec<(u32, MappedDevice)>,
+    /// What an interrupted activation has begun: they have no table, and are of no use.
+    begun: Vec<MappedDevice>,
 }
 
 impl<'d> Live<'d> {
-    /// For a command that changes something.
+    /// For a command that changes something. What an interrupted one has suspended goes on.
     fn open(directory: &'d PoolDirectory) -> Result<Self> {
-        Self::begin(directory, PoolDirectory::open_metadata)
+        let live = Self::begin(directory, PoolDirectory::open_metadata)?;
+        live.resume_frozen()?;
+        Ok(live)
+    }
+
+    /// Its programs hold the lock as this does: none of them is at it any more.
+    fn resume_frozen(&self) -> Result<()> {
+        let Some(number) = self.files.frozen(&self.given)? else { return Ok(()) };
+        let members = self.members()?;
+        if let Some((_, device)) = members.thins.iter().find(|(other, _)| *other == number) {
+            self.mapper.resume(&device.name).map_err(explained)?;
+        }
+        self.files.set_new_thins(&self.given, self.files.new_thins(&self.given)?, None)
     }
 
     /// For a command that only looks.
@@ -90,7 +106,9 @@ impl<'d> Live<'d> {
                 .hint("`vellum dm export --metadata FILE|DEV` gives it to the kernel"));
         }
         let given = adopt::given(&mut metadata).map_err(|error| directory.explain(error))?;
-        let (files, mapper) = (GivenFiles::of(directory), DeviceMapper::default());
+        let lock = metadata.file().as_fd().try_clone_to_owned();
+        let lock = lock.map_err(|cause| Error::io("cannot hold the pool's lock", &cause))?;
+        let (files, mapper) = (GivenFiles::of(directory), DeviceMapper::default().holding(lock));
         Ok(Self { directory, files, mapper, given, _metadata: metadata })
     }
 
@@ -128,6 +146,7 @@ impl<'d> Live<'d> {
         for device in devices {
             match device.uuid.device {
                 _ if device.uuid.pool != uuid => (),
+                _ if !device.has_table => members.begun.push(device),
                 None => members.pool = Some(device),
                 Some(number) => members.thins.push((number, device)),
             }
@@ -139,11 +158,12 @@ impl<'d> Live<'d> {
 
     /// A copy of a pool's files has the same uuid: what is active then may be another's.
     fn refuse_copy(&self, pool: &MappedDevice) -> Result<()> {
-        let on = self.table(pool)?.data;
-        let data = self.data()?;
-        let own = loops::over(&data).into_iter().chain([data]);
-        if own.filter_map(|path| device_number(&path)).any(|number| number == on) {
-            return Ok(());
+        let PoolTable { data: on, metadata: metadata_on, .. } = self.table(pool)?;
+        if is_on(&self.data()?, &on) {
+            return match self.files.metadata() {
+                Some(link) if !is_on(&link, &metadata_on) => Err(other_metadata(pool, &link, &metadata_on)),
+                _ => Ok(()),
+            };
         }
         let message = format!("a copy of this pool is active: '{}', with its data on device {on}", pool.name);
         Err(Error::new(Kind::InUse, message)
@@ -165,6 +185,19 @@ impl<'d> Live<'d> {
         let line = self.mapper.status(&pool.name).map_err(explained)?;
         PoolState::parse(&line).map_err(unreadable)
     }
+}
+
+/// Whether a file or device is what a table names as `major:minor`.
+fn is_on(path: &Path, number: &str) -> bool {
+    let own = loops::over(path).into_iter().chain([path.to_owned()]);
+    own.filter_map(|path| device_number(&path)).any(|own| own == number)
+}
+
+fn other_metadata(pool: &MappedDevice, link: &Path, on: &str) -> Error {
+    let message =
+        format!("'{}' is active with its metadata on device {on}, not with '{}'", pool.name, link.display());
+    Error::new(Kind::Mismatch, message)
+        .hint("let the link `thin-metadata` in the pool's directory lead to what it is active with, as `lsblk` shows")
 }
 
 /// `major:minor` of a block device.
@@ -208,7 +241,25 @@ pub fn metadata_snapshot(what: DmMetadataSnapshot, directory: &PoolDirectory, ou
         DmMetadataSnapshot::Release => "release_metadata_snap",
     };
     live.mapper.message(&pool.name, message).map_err(explained)?;
-    output.result(&status::view(&live)?, text::status)
+    tell(status::view(&live), output)
+}
+
+/// How the pool is, behind a change. That this cannot be told does not undo the change.
+fn tell(view: Result<DmStatusView>, output: Output) -> Result<()> {
+    match view {
+        Ok(view) => output.result(&view, text::status),
+        Err(error) => {
+            output.note(&format!("it is done, but how the pool is cannot be told: {}", error.message()));
+            Ok(())
+        }
+    }
+}
+
+/// Removes what an interrupted activation has begun, and gives the names.
+fn remove_begun(live: &Live<'_>, members: &mut Members) -> Result<Vec<String>> {
+    let begun = std::mem::take(&mut members.begun);
+    begun.iter().try_for_each(|device| live.mapper.remove(&device.name)).map_err(explained)?;
+    Ok(begun.into_iter().map(|device| device.name).collect())
 }
 
 fn resolved(path: &Path) -> Result<PathBuf> {

@@ -4,13 +4,16 @@
 
 use super::{Known, Live, explained, unreadable};
 use crate::arguments::dm_live::DmStatus;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::exit::Kind;
 use crate::output::{Output, dm_live as text};
 use crate::pool_directory::PoolDirectory;
 use crate::views::{DmDeviceView, DmPoolView, DmStatusView, MetadataState, Shortage, SpaceState, VolumeKind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vellum_dm_bridge::format::BLOCK_BYTES;
-use vellum_dm_bridge::live::{MappedDevice, PoolMode, PoolState, PoolStatus, PoolTable, ThinStatus};
+use vellum_dm_bridge::live::{
+    DeviceMapper, MappedDevice, PoolMode, PoolState, PoolStatus, PoolTable, ThinStatus,
+};
 use vellum_engine::format::uuid_text;
 
 /// Bytes of a sector in what device-mapper tells.
@@ -23,11 +26,32 @@ pub fn run(flags: &DmStatus, directory: &PoolDirectory, output: Output) -> Resul
             let live = Live::look(directory)?;
             (live.require_active(&live.members()?)?, live.mapper)
         };
-        if pool.event <= event {
-            mapper.wait(&pool.name, event, flags.timeout.map(Duration::from_secs)).map_err(explained)?;
-        }
+        wait_behind(&mapper, pool, event, flags.timeout.map(Duration::from_secs))?;
     }
     output.result(&view(&Live::look(directory)?)?, text::status)
+}
+
+/// Waits until there was an event behind `event`, at most for some time. The kernel waits for the next one only.
+fn wait_behind(
+    mapper: &DeviceMapper,
+    mut pool: MappedDevice,
+    event: u64,
+    limit: Option<Duration>,
+) -> Result<()> {
+    let started = Instant::now();
+    while pool.event <= event {
+        let left = limit.map(|limit| limit.saturating_sub(started.elapsed()));
+        if !mapper.wait(&pool.name, pool.event, left).map_err(explained)? {
+            return Ok(());
+        }
+        let devices = mapper.devices().map_err(explained)?;
+        let Some(now) = devices.into_iter().find(|device| device.uuid == pool.uuid) else {
+            return Err(Error::new(Kind::NotFound, "the pool is not active any more")
+                .hint("`vellum dm activate` makes it so"));
+        };
+        pool = now;
+    }
+    Ok(())
 }
 
 /// What is active.
@@ -49,6 +73,8 @@ pub(super) fn view(live: &Live<'_>) -> Result<DmStatusView> {
         metadata: live.files.metadata().map(|path| path.display().to_string()),
         data: live.data()?.display().to_string(),
         devices: devices.collect::<Result<_>>()?,
+        begun: members.begun.iter().map(|device| device.name.clone()).collect(),
+        frozen: live.files.frozen(&live.given)?,
         pool: members.pool.as_ref().map(|pool| pool_view(live, pool)).transpose()?,
     })
 }
@@ -111,6 +137,10 @@ fn space_of(status: &PoolStatus, table: &PoolTable) -> (SpaceState, Option<Short
     let is_low = free_blocks(status) <= table.low_water_blocks || metadata_state != MetadataState::Ok;
     let read_only = |why: &str| (SpaceState::ReadOnly, None, Some(why.to_owned()));
     match status.mode {
+        // It takes nothing before the check, however much room it gets.
+        PoolMode::ReadOnly | PoolMode::OutOfDataSpace if status.needs_check => {
+            read_only("it wants a check first")
+        }
         PoolMode::Write if is_low => (SpaceState::Low, None, None),
         PoolMode::Write => (SpaceState::Ok, None, None),
         PoolMode::OutOfDataSpace => (SpaceState::OutOfSpace, Some(Shortage::Blocks), None),
@@ -190,6 +220,13 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_comes_first_is_told_first() {
+        let text = text::status(&status_of(seen("0 1024/1024 1024/1024 - ro x y needs_check -")));
+        assert!(text.contains("wants a check") && !text.contains("extend the pool"), "{text}");
+        assert!(text.contains("tank-begun") && text.contains("thin device 1 was suspended"), "{text}");
+    }
+
     fn status_of(pool: DmPoolView) -> DmStatusView {
         DmStatusView {
             uuid: String::new(),
@@ -198,6 +235,8 @@ mod tests {
             data: String::new(),
             pool: Some(pool),
             devices: Vec::new(),
+            begun: vec!["tank-begun".to_owned()],
+            frozen: Some(1),
         }
     }
 
