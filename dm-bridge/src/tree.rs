@@ -5,11 +5,33 @@
 
 use crate::device::{Blocks, Source};
 use crate::error::{Error, Result};
-use crate::format::{BtreeNode, NodeFlags};
+use crate::format::{BtreeNode, DeviceDetails, IndexEntry, NodeFlags};
 use crate::search::{Found, Graft, Head};
 
 /// Nodes above one another. A tree of dm-thin's largest metadata has four; the kernel gives up at this.
 pub(crate) const DEPTH_MAX: usize = 64;
+
+/// What a node belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Mappings,
+    Devices,
+    Details,
+    Index,
+    RefCounts,
+}
+
+impl Role {
+    /// Size of a value in its leaves.
+    pub fn value_bytes(self) -> usize {
+        match self {
+            Role::Mappings | Role::Devices => 8,
+            Role::Details => DeviceDetails::BYTES,
+            Role::Index => IndexEntry::BYTES,
+            Role::RefCounts => 4,
+        }
+    }
+}
 
 /// Keys that could not be read, and why.
 #[derive(Debug)]

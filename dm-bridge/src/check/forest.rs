@@ -9,31 +9,10 @@ use crate::device::{Blocks, Source};
 use crate::error::{Error, Place};
 use crate::format::{BlockTime, BtreeNode, MAX_METADATA_BLOCKS, NodeFlags};
 use crate::reader::beyond_data;
-use crate::tree::check_place;
+use crate::tree::{Role, check_place};
 use rustc_hash::FxHashMap;
 
 const DEPTH_MAX: u32 = 64;
-
-/// What a node belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Mappings,
-    Devices,
-    Details,
-    Index,
-    RefCounts,
-}
-
-impl Role {
-    fn value_bytes(self) -> usize {
-        match self {
-            Role::Mappings | Role::Devices => 8,
-            Role::Details => 24,
-            Role::Index => 16,
-            Role::RefCounts => 4,
-        }
-    }
-}
 
 /// What lies below a node.
 #[derive(Clone, Debug, Default)]

@@ -18,8 +18,9 @@ use crate::format::{
     BlockTime, DATA_BLOCK_LIMIT, DEVICE_ID_LIMIT, DeviceDetails, MAX_METADATA_BLOCKS, SpaceMapRoot,
     Superblock, TIME_LIMIT, data_block_sectors_are_valid,
 };
+use crate::tree::Role;
 use crate::tree::TreeWalk;
-use forest::{Forest, Role};
+use forest::Forest;
 use rustc_hash::{FxHashMap, FxHashSet};
 use space_maps::{Comparison, data_index, metadata_index};
 

@@ -4,11 +4,12 @@
 //! high only wastes it. The kernel believes the sums without counting.
 
 use super::findings::{Cost, Defect, Report};
-use super::forest::{Forest, Role};
+use super::forest::Forest;
 use crate::counts::{Counts, GROUP_BLOCKS};
 use crate::device::{Blocks, Source};
 use crate::error::Place;
 use crate::format::{Bitmap, ENTRIES_PER_BITMAP, IndexEntry, MetadataIndex, SpaceMapRoot};
+use crate::tree::Role;
 use crate::tree::{Entries, TreeWalk};
 
 /// An index entry, and where it stands.

@@ -5,10 +5,11 @@
 //! those of live devices: the metadata snapshot keeps mappings, not data.
 
 use super::findings::{Cost, Defect, DeviceRange, RANGES_MAX};
-use super::forest::{Forest, Role};
+use super::forest::Forest;
 use crate::device::Source;
 use crate::error::Place;
 use crate::format::{BlockTime, BtreeNode, DeviceDetails, NodeFlags};
+use crate::tree::Role;
 
 struct Search {
     device: u64,

@@ -6,11 +6,11 @@
 
 use super::heads::Lost;
 use super::space::Counts;
-use super::survey::{Hole, Role, Survey};
+use super::survey::{Hole, Survey};
 use super::{Graft, Head};
 use crate::device::Source;
 use crate::format::{BlockTime, BtreeNode, max_entries};
-use crate::tree::DEPTH_MAX;
+use crate::tree::{DEPTH_MAX, Role};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 

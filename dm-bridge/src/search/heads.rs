@@ -5,9 +5,10 @@
 //! nobody else maps; blocks and times must be those that the pool can have.
 
 use super::space::{Counts, DataCounts};
-use super::survey::{Node, Role, Survey};
+use super::survey::{Node, Survey};
 use crate::device::Source;
 use crate::format::{BlockTime, BtreeNode, NodeFlags, SpaceMapRoot};
+use crate::tree::Role;
 use rustc_hash::FxHashMap;
 
 /// A node whose owners are lost.

@@ -6,32 +6,9 @@
 use super::space::{Counts as SpaceCounts, metadata_index};
 use crate::counts::Counts;
 use crate::device::{Blocks, Source};
-use crate::format::{
-    BlockKind, BlockTime, BtreeNode, IndexEntry, MAX_METADATA_BLOCKS, NodeFlags, Superblock, kind_of,
-};
-use crate::tree::{DEPTH_MAX, check_place};
+use crate::format::{BlockKind, BlockTime, BtreeNode, MAX_METADATA_BLOCKS, NodeFlags, Superblock, kind_of};
+use crate::tree::{DEPTH_MAX, Role, check_place};
 use rustc_hash::{FxHashMap, FxHashSet};
-
-/// What a node belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Mappings,
-    Devices,
-    Details,
-    Index,
-    RefCounts,
-}
-
-impl Role {
-    fn value_bytes(self) -> usize {
-        match self {
-            Role::Mappings | Role::Devices => 8,
-            Role::Details => 24,
-            Role::Index => IndexEntry::BYTES,
-            Role::RefCounts => 4,
-        }
-    }
-}
 
 /// What lies below a node, itself included.
 #[derive(Clone, Copy, Debug)]

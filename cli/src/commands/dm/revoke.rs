@@ -28,7 +28,12 @@ use vellum_engine::units::VolumeId;
 pub fn run(flags: &DmRevoke, directory: &PoolDirectory, output: Output) -> Result<()> {
     super::super::pool::refuse_served(directory)?;
     let Disks { mut data, mut metadata } = directory.open_disks()?;
-    let given = adopt::given(&mut metadata).map_err(|error| directory.explain(error))?;
+    let given = adopt::given(&mut metadata).map_err(|error| match directory.explain(error) {
+        error if error.kind() == Kind::Invalid => {
+            error.hint("there is nothing to revoke: the pool can be used as it is")
+        }
+        error => error,
+    })?;
     files::refuse_active(&given.pool)?;
     files::refuse_looped(&directory.data())?;
     let known = GivenFiles::of(directory);
